@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`. Each bootstraps .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+SEED ?= 1
+STAMP := $(VENV)/.installed
+# Spinning OpenMP threads slow a busy machine down five-fold; one thread per worker is set by the app itself.
+export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT = 0
+export NIPYPE_NO_ET = 1
+export NO_ET = 1
+
+.PHONY: demo test lint install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/pds-bids-phantom $(DEMO)/data --participants 2 --missing dwi,bold --seed $(SEED)
+	$(BIN)/pds-bids $(DEMO)/data $(DEMO)/out participant -w $(DEMO)/work
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,1 @@
+"""What exists on disk, and how what we write is named."""

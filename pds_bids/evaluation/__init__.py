@@ -1,0 +1,1 @@
+"""Compare synthetic with acquired images."""

@@ -1,0 +1,1 @@
+"""Arrays and affines in, arrays and affines out; nothing here opens a path."""

@@ -1,0 +1,1 @@
+"""One subject: arrays, grid, weights and seed in, arrays out."""

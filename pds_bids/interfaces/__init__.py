@@ -1,0 +1,1 @@
+"""Nipype adaptors: load, call one function, save."""

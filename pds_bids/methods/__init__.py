@@ -1,0 +1,1 @@
+"""Synthesis methods behind one protocol."""

@@ -1,0 +1,1 @@
+"""Torch modules: tensor in, tensor out."""

@@ -1,0 +1,1 @@
+"""Fit a method and write a model bundle."""
