@@ -68,7 +68,7 @@ MODALITIES: dict[Modality, ModalitySpec] = {
 
 
 class Direction(StrEnum):
-    """Which modality is read and which is written; the index of a member feeds the direction embedding."""
+    """Which modality is read and which is written; the code of a member feeds the direction embedding."""
 
     BOLD2DWI = "bold2dwi"
     DWI2BOLD = "dwi2bold"
@@ -84,7 +84,7 @@ class Direction(StrEnum):
         return Modality(self.value.split("2")[1])
 
     @property
-    def index(self) -> int:
+    def code(self) -> int:
         """Position in the direction embedding: 0 for BOLD to DWI, 1 for DWI to BOLD."""
         return list(Direction).index(self)
 

@@ -1,9 +1,10 @@
 """Voxel grids and resampling.
 
 Every array inside the package is RAS+: the first axis runs to the Right, the second to the Anterior, the
-third to the Superior, as far as an axis permutation and flips can bring it there (oblique grids stay oblique).
-Affines are 4 x 4 float64 in mm. A point map ``a2b`` takes coordinates of a point in space *a* and returns the
-coordinates of the same anatomical point in space *b*; to resample image *b* onto the grid of *a* one needs ``a2b``.
+third to the Superior, as far as an axis permutation and flips can bring it there (oblique grids stay
+oblique). Affines are 4 x 4 float64 in mm. A point map ``a2b`` takes coordinates of a point in space *a* and
+returns the coordinates of the same anatomical point in space *b*; to resample image *b* onto the grid of *a*
+one needs ``a2b``.
 """
 
 from dataclasses import dataclass
@@ -64,9 +65,8 @@ class Grid:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
             return NotImplemented
-        return self.shape == other.shape and np.allclose(
-            self.vox2ras, other.vox2ras, atol=AFFINE_TOLERANCE_MM
-        )
+        near = np.allclose(self.vox2ras, other.vox2ras, atol=AFFINE_TOLERANCE_MM)
+        return self.shape == other.shape and near
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -129,7 +129,7 @@ class PointMap:
         return PointMap(self.grid, apply_affine(b2c, self.points).astype(np.float32))
 
     def jacobian(self) -> np.ndarray:
-        """Return the determinant of the spatial derivative, ``(X, Y, Z)`` float64: 1 keeps volume, < 0 folds."""
+        """Return the Jacobian determinant, ``(X, Y, Z)`` float64: 1 keeps volume, negative folds."""
         gradient = np.stack(
             [np.stack(np.gradient(self.points[..., k].astype(float)), -1) for k in range(3)], -2
         )
