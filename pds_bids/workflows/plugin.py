@@ -1,0 +1,93 @@
+"""How the graph runs: Nipype's MultiProc, made safe against workers that the system kills."""
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any
+
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer, run_node
+
+__all__ = ["RobustMultiProc", "make_plugin"]
+
+
+class RobustMultiProc(MultiProcPlugin):
+    """MultiProc that reports a dead worker as a failed node and goes on with the others.
+
+    Nipype asks the future for its result inside a callback; when the system has killed the worker (usually
+    for want of memory) that raises where nobody listens, and the run waits for ever.
+    """
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        self._taskid += 1
+        try:
+            future = self.pool.submit(run_node, node, updatehash, self._taskid)
+        except BrokenProcessPool:
+            self.pool = ProcessPoolExecutor(
+                max_workers=self.processors,
+                initializer=process_initializer,
+                initargs=(self._cwd,),
+                mp_context=multiprocessing.get_context(self.plugin_args.get("mp_context")),
+            )
+            future = self.pool.submit(run_node, node, updatehash, self._taskid)
+        future.add_done_callback(partial(self._finished, self._taskid))
+        self._task_obj[self._taskid] = future
+        return self._taskid
+
+    def _finished(self, taskid: int, future: Future) -> None:
+        error = future.exception()
+        if error is None:
+            self._taskresult[taskid] = future.result()
+            return
+        hint = "A worker process died, most often for want of memory: lower --nprocs, or use a larger machine.\n"
+        text = [hint, *traceback.format_exception(error)]
+        self._taskresult[taskid] = {"result": None, "traceback": text, "taskid": taskid}
+
+
+def make_plugin(
+    *,
+    nprocs: int,
+    memory_gb: float,
+    n_gpu_procs: int,
+    status_callback: Callable[[Any, str], None] | None,
+    overrides: dict[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Return the Nipype plugin and its arguments.
+
+    Parameters
+    ----------
+    nprocs : int
+        Processes at a time.
+    memory_gb : float
+        Memory that all nodes together may claim.
+    n_gpu_procs : int
+        Nodes at a time on the GPUs.
+    status_callback : callable or None
+        Called with the node and ``start``, ``end`` or ``exception``.
+    overrides : dict, optional
+        Content of the file of ``--use-plugin``: ``plugin`` and ``plugin_args``.
+
+    Returns
+    -------
+    plugin : RobustMultiProc or str
+        What ``Workflow.run(plugin=...)`` takes.
+    plugin_args : dict
+        Its arguments.
+    """
+    arguments: dict[str, Any] = {
+        "n_procs": nprocs,
+        "memory_gb": memory_gb,
+        "n_gpu_procs": n_gpu_procs,
+        # An estimate above the limit runs alone instead of stopping the whole cohort.
+        "raise_insufficient": False,
+        # Never fork: a forked worker inherits locks of OpenMP, ITK and CUDA.
+        "mp_context": "forkserver",
+    }
+    if status_callback is not None:
+        arguments["status_callback"] = status_callback
+    overrides = overrides or {}
+    arguments |= overrides.get("plugin_args", {})
+    name = overrides.get("plugin", "MultiProc")
+    return (RobustMultiProc(plugin_args=arguments) if name == "MultiProc" else name), arguments
