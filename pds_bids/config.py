@@ -1,0 +1,398 @@
+"""All options of a run in one frozen object; defaults live here and nowhere else."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tomllib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from pds_bids import __version__
+from pds_bids.exceptions import UsageError
+
+__all__ = [
+    "METHODS",
+    "NATIVE_SPACE",
+    "OUTPUT_SPACES",
+    "TEMPLATE_SPACE",
+    "AnalysisLevel",
+    "Device",
+    "RunConfig",
+    "SegmentScheme",
+    "Synthesize",
+    "available_cpus",
+    "available_memory_mb",
+    "options_from_toml",
+]
+
+TEMPLATE_SPACE = "MNI152NLin2009cAsym:res-3"
+NATIVE_SPACE = "native"
+# The networks run on one grid of the template; another resolution would be interpolated twice.
+OUTPUT_SPACES = (TEMPLATE_SPACE, NATIVE_SPACE)
+METHODS = ("unet",)
+
+# More threads than this in one process cost more in waiting than they gain.
+MAX_OMP_NTHREADS = 8
+
+
+class AnalysisLevel(StrEnum):
+    """What is processed in one call."""
+
+    PARTICIPANT = "participant"
+
+
+class Synthesize(StrEnum):
+    """Which modality is to be synthesised."""
+
+    MISSING = "missing"
+    BOLD = "bold"
+    DWI = "dwi"
+    BOTH = "both"
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class SegmentScheme(StrEnum):
+    """How the gradient directions of a diffusion series are cut into segments."""
+
+    BALANCED = "balanced"
+    CONTIGUOUS = "contiguous"
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use, by its affinity and its cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+
+
+def available_memory_mb() -> int:
+    """Return the memory of the machine or of the cgroup, whichever is smaller, in MiB."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit_file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit_file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total // 2**20
+
+
+def new_run_uuid() -> str:
+    """Return a name for this run that sorts by time and that no other run has."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid.uuid4()}"
+
+
+# Where each option stands in the TOML file; what is not named here stands in [execution].
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "environment": ("run_uuid",),
+    "execution": (),
+    "workflow": (
+        "synthesize",
+        "output_spaces",
+        "dummy_scans",
+        "fd_spike_threshold",
+        "n_segments",
+        "segment_scheme",
+        "sloppy",
+    ),
+    "model": ("method", "model_dir", "device"),
+    "seeds": ("random_seed",),
+    "nipype": ("nprocs", "omp_nthreads", "mem_mb", "use_plugin"),
+}
+# Options on which the value of a voxel depends.
+IMAGE_OPTIONS = (
+    "dummy_scans",
+    "fd_spike_threshold",
+    "n_segments",
+    "segment_scheme",
+    "sloppy",
+    "method",
+    "model_dir",
+    "random_seed",
+)
+
+
+def _section_of(option: str) -> str:
+    return next((section for section, names in SECTIONS.items() if option in names), "execution")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Options of one run, validated.
+
+    Paths are made absolute. ``omp_nthreads`` and ``mem_mb`` are filled in from the machine when not given.
+
+    Parameters
+    ----------
+    bids_dir, output_dir : Path
+        Input dataset, never written to, and the derivative dataset to write.
+    analysis_level : AnalysisLevel
+        Only ``participant`` so far.
+    participant_label, session_label, task_id : tuple of str
+        What to process, without the ``sub-``, ``ses-`` and ``task-`` prefixes; empty for everything.
+    bids_filter_file : Path or None
+        JSON file of PyBIDS filters for ``bold``, ``dwi`` and ``t1w``.
+    bids_database_dir : Path or None
+        Where the index of the dataset is kept between runs.
+    skip_bids_validation : bool
+        Do not run the BIDS validator.
+    reports_only, boilerplate_only, dry_run : bool
+        Do less than everything.
+    stop_on_first_crash, write_graph, resource_monitor, clean_workdir, notrack : bool
+        Behaviour of the workflow engine; `notrack` does nothing as nothing is tracked.
+    work_dir : Path
+        Intermediate files.
+    verbose_count : int
+        0 quiet, 1 steps, 2 details.
+    run_uuid : str
+        Name of this run; log files are kept apart by it.
+    synthesize : Synthesize
+        Which modality is to be written.
+    output_spaces : tuple of str
+        Out of `OUTPUT_SPACES`.
+    dummy_scans : int or None
+        Volumes to drop at the start of a BOLD series; None to detect them.
+    fd_spike_threshold : float
+        Framewise displacement in mm above which a volume is left out of the averages.
+    n_segments : int
+        How many segments the time or gradient axis is cut into.
+    segment_scheme : SegmentScheme
+        How gradient directions are dealt out to segments.
+    method : str
+        Out of `METHODS`.
+    model_dir : Path or None
+        Model bundle; None for the one that ships with the package.
+    device : Device
+        Where the network runs.
+    sloppy : bool
+        Trade quality for speed, for tests only; outputs are marked.
+    random_seed : int
+        Master seed; every draw derives its own from it by name.
+    nprocs : int
+        CPUs for the whole run.
+    omp_nthreads : int or None
+        Threads per process.
+    mem_mb : int or None
+        Memory for the whole run.
+    use_plugin : Path or None
+        YAML file with Nipype's ``plugin`` and ``plugin_args``.
+
+    Raises
+    ------
+    UsageError
+        If options are out of range or contradict each other.
+
+    Examples
+    --------
+    >>> config = RunConfig(bids_dir=Path("/data"), output_dir=Path("/out"), n_segments=4)
+    >>> RunConfig.from_toml(config.to_toml()) == config
+    True
+    """
+
+    bids_dir: Path
+    output_dir: Path
+    analysis_level: AnalysisLevel = AnalysisLevel.PARTICIPANT
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    task_id: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    dry_run: bool = False
+    stop_on_first_crash: bool = False
+    write_graph: bool = False
+    resource_monitor: bool = False
+    notrack: bool = False
+    work_dir: Path = Path("work")
+    clean_workdir: bool = False
+    verbose_count: int = 0
+    run_uuid: str = field(default_factory=new_run_uuid)
+
+    synthesize: Synthesize = Synthesize.MISSING
+    output_spaces: tuple[str, ...] = OUTPUT_SPACES
+    dummy_scans: int | None = None
+    fd_spike_threshold: float = 0.5
+    n_segments: int = 10
+    segment_scheme: SegmentScheme = SegmentScheme.BALANCED
+    sloppy: bool = False
+
+    method: str = METHODS[0]
+    model_dir: Path | None = None
+    device: Device = Device.AUTO
+
+    random_seed: int = 0
+
+    nprocs: int = field(default_factory=available_cpus)
+    omp_nthreads: int | None = None
+    mem_mb: int | None = None
+    use_plugin: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _coerce(name, getattr(self, name), hint))
+        object.__setattr__(self, "output_spaces", _normalise_spaces(self.output_spaces))
+        self._check_numbers()
+        self._check_folders()
+        if self.method not in METHODS:
+            raise UsageError(f"method {self.method!r} is not known; choose from: {', '.join(METHODS)}")
+        if self.omp_nthreads is None:
+            threads = min(max(self.nprocs - 1, 1), MAX_OMP_NTHREADS)
+            object.__setattr__(self, "omp_nthreads", threads)
+        if self.mem_mb is None:
+            object.__setattr__(self, "mem_mb", available_memory_mb())
+
+    def _check_numbers(self) -> None:
+        lowest = {"n_segments": 1, "nprocs": 1, "omp_nthreads": 1, "mem_mb": 1, "dummy_scans": 0}
+        lowest |= {"random_seed": 0, "verbose_count": 0}
+        for name, minimum in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise UsageError(f"{_flag(name)} is {value}; expected {minimum} or more")
+        if not self.fd_spike_threshold > 0:
+            raise UsageError(f"--fd-spike-threshold is {self.fd_spike_threshold}; expected mm above 0")
+
+    def _check_folders(self) -> None:
+        if self.output_dir == self.bids_dir:
+            raise UsageError(
+                f"the output folder is the input dataset, {self.bids_dir}, which is never written to; "
+                "name another folder"
+            )
+        for name, folder in {"output": self.output_dir, "work": self.work_dir}.items():
+            if folder.is_relative_to(self.bids_dir):
+                raise UsageError(
+                    f"the {name} folder {folder} is inside the input dataset {self.bids_dir}, which is never "
+                    "written to; name a folder outside it"
+                    + (" (-w/--work-dir)" if name == "work" else f", for example {self.bids_dir}-pds")
+                )
+        if self.output_dir.is_relative_to(self.work_dir):
+            raise UsageError(
+                f"the output folder {self.output_dir} is inside the work folder {self.work_dir}, which "
+                "--clean-workdir deletes; name a work folder elsewhere with -w/--work-dir"
+            )
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the options that change images.
+
+        Equal hashes mean that finished images can be kept. The number of processes, the device, verbosity
+        and folders do not enter; which series are read is a matter of the plan, not of the options.
+        """
+        options = {name: str(getattr(self, name)) for name in IMAGE_OPTIONS}
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        """Return the options as TOML, one table per section; options that are None are left out."""
+        tables = {section: [f"[{section}]"] for section in SECTIONS}
+        tables["environment"].append(f"version = {json.dumps(__version__)}")
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if value is not None:
+                tables[_section_of(option.name)].append(f"{option.name} = {_toml_value(value)}")
+        return "\n\n".join("\n".join(lines) for lines in tables.values()) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, **overrides: Any) -> Self:
+        """Return the options written by `to_toml`, some of them replaced.
+
+        Parameters
+        ----------
+        text : str
+            TOML; sections and options may be missing.
+        **overrides
+            Fields of `RunConfig` that win over the file.
+
+        Raises
+        ------
+        UsageError
+            If the text is not TOML, or an option is unknown or not valid.
+        """
+        return cls(**{**options_from_toml(text), **overrides})
+
+
+def options_from_toml(text: str) -> dict[str, Any]:
+    """Read the options of a TOML file without filling in defaults.
+
+    Raises
+    ------
+    UsageError
+        If the text is not TOML or names an option that does not exist.
+    """
+    try:
+        sections = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the configuration file is not TOML: {error}") from error
+    known = {option.name for option in dataclasses.fields(RunConfig)}
+    options: dict[str, Any] = {}
+    for section, table in sections.items():
+        if not isinstance(table, Mapping):
+            raise UsageError(f"the configuration file has {section!r} outside of a section like [workflow]")
+        for name, value in table.items():
+            if section == "environment" and name == "version":
+                continue
+            if name not in known or _section_of(name) != section:
+                raise UsageError(f"the configuration file has an unknown option {name!r} in [{section}]")
+            options[name] = value
+    return options
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _normalise_spaces(spaces: tuple[str, ...]) -> tuple[str, ...]:
+    """Check output spaces; the bare template name stands for its one grid; order does not matter."""
+    allowed = ", ".join(OUTPUT_SPACES)
+    bare = TEMPLATE_SPACE.split(":")[0]
+    asked = {TEMPLATE_SPACE if space == bare else space for space in spaces}
+    unknown = sorted(asked - set(OUTPUT_SPACES))
+    if unknown:
+        raise UsageError(f"output space {', '.join(unknown)} is not offered; choose from: {allowed}")
+    if not asked:
+        raise UsageError(f"--output-spaces is empty; choose from: {allowed}")
+    return tuple(space for space in OUTPUT_SPACES if space in asked)
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """Convert a value from the command line or from TOML to the type of its field."""
+    if get_origin(hint) is UnionType:
+        if value is None:
+            return None
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    if hint in (bool, int) and type(value) is not hint:
+        raise UsageError(f"{_flag(name)} is {value!r}; expected {hint.__name__}")
+    try:
+        if get_origin(hint) is tuple:
+            items = (value,) if isinstance(value, str) else value
+            return tuple(str(item) for item in items)
+        if hint is Path:
+            return Path(value).expanduser().resolve()
+        return hint(value)
+    except (TypeError, ValueError) as error:
+        expected = f"choose from: {', '.join(hint)}" if issubclass(hint, StrEnum) else f"expected {hint}"
+        raise UsageError(f"{_flag(name)} is {value!r}; {expected}") from error
+
+
+def _toml_value(value: Any) -> str:
+    """Return one value as TOML; JSON strings, numbers and arrays of strings are TOML too."""
+    if isinstance(value, tuple):
+        return json.dumps(list(value))
+    if isinstance(value, Path):
+        return json.dumps(str(value))
+    return json.dumps(value)
