@@ -1,0 +1,165 @@
+"""The registration engine: picsl-greedy behind arrays and RAS+ point maps.
+
+Its own random search over starts is not used: `affine` refines the start it is given, so that a run can be
+repeated. A start is put into the header of the moving image, since the Python build takes matrices from files
+only and the file system may be read-only; what greedy then finds is composed with it.
+"""
+
+import io
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import picsl_greedy
+import SimpleITK as sitk
+
+from pds_bids.imaging.grid import Grid, PointMap
+
+__all__ = ["GreedyImage", "affine", "deformable", "to_sitk"]
+
+_LOG = logging.getLogger("pds_bids.imaging")
+
+# RAS+ to the LPS+ of ITK and back.
+FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class GreedyImage:
+    """An image, its grid, and where it counts.
+
+    Parameters
+    ----------
+    data : ndarray
+        ``(X, Y, Z)``.
+    grid : Grid
+        Lattice without shear.
+    mask : ndarray, optional
+        ``(X, Y, Z)`` bool; of a fixed image, where the metric is summed.
+    """
+
+    data: np.ndarray
+    grid: Grid
+    mask: np.ndarray | None = None
+
+
+def to_sitk(data: np.ndarray, grid: Grid) -> sitk.Image:
+    """Return a float32 SimpleITK image of `data`, ``(X, Y, Z)``, with the geometry of `grid` in LPS+."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T, dtype=np.float32))
+    vox2lps = FLIP_XY @ grid.vox2ras
+    image.SetSpacing(grid.zooms)
+    image.SetOrigin(vox2lps[:3, 3].tolist())
+    image.SetDirection((vox2lps[:3, :3] / np.asarray(grid.zooms)).ravel().tolist())
+    return image
+
+
+def affine(
+    fixed: GreedyImage,
+    moving: GreedyImage,
+    start: np.ndarray,
+    *,
+    dof: int,
+    metric: str,
+    schedule: str,
+    nthreads: int,
+) -> np.ndarray:
+    """Refine one affine start.
+
+    Parameters
+    ----------
+    fixed, moving : GreedyImage
+        Images.
+    start : ndarray
+        ``(4, 4)`` fixed2moving, RAS+ mm.
+    dof : int
+        6, 7 or 12.
+    metric : str
+        ``NMI`` or ``NCC 2x2x2``.
+    schedule : str
+        Iterations from coarse to fine, for example ``100x50x0`` (factors 4, 2, 1).
+    nthreads : int
+        Threads.
+
+    Returns
+    -------
+    ndarray
+        ``(4, 4)`` fixed2moving, RAS+ mm.
+    """
+    command = f"-d 3 -a -dof {dof} -i fixed moving -ia-identity -o result -m {metric} -n {schedule}"
+    return start @ np.asarray(_run(command, fixed, moving, start, ("result",), nthreads)["result"], float)
+
+
+def deformable(
+    fixed: GreedyImage,
+    moving: GreedyImage,
+    fixed2moving: np.ndarray,
+    *,
+    metric: str,
+    schedule: str,
+    smoothing_vox: tuple[float, float],
+    nthreads: int,
+) -> tuple[PointMap, PointMap]:
+    """Refine an affine by a smooth displacement field.
+
+    Parameters
+    ----------
+    fixed, moving : GreedyImage
+        Images.
+    fixed2moving : ndarray
+        ``(4, 4)`` affine start, RAS+ mm.
+    metric : str
+        ``NCC 2x2x2``: signed, both images must have the same contrast.
+    schedule : str
+        Iterations from coarse to fine.
+    smoothing_vox : tuple of float
+        Standard deviations of the smoothing of each step and of the whole field.
+    nthreads : int
+        Threads.
+
+    Returns
+    -------
+    fixed2moving : PointMap
+        On the fixed grid, points in moving space, affine included.
+    fixed2fixed : PointMap
+        On the fixed grid, the inverse of the non-linear part: ``x`` with ``x + u(x)`` equal to the voxel
+        centre. ``PointMap.from_affine(moving_grid, inv(fixed2moving)).then(it)`` is the whole inverse.
+    """
+    step, whole = smoothing_vox
+    command = f"-d 3 -i fixed moving -o warp -oinv unwarp -m {metric} -n {schedule} -s {step}vox {whole}vox"
+    result = _run(command, fixed, moving, fixed2moving, ("warp", "unwarp"), nthreads)
+    here = fixed.grid.points()
+    warped, unwarped = (here + _displacement_ras(result[key]) for key in ("warp", "unwarp"))
+    return (
+        PointMap(fixed.grid, warped.astype(np.float32)).then(fixed2moving),
+        PointMap(fixed.grid, unwarped.astype(np.float32)),
+    )
+
+
+def _run(
+    command: str,
+    fixed: GreedyImage,
+    moving: GreedyImage,
+    start: np.ndarray,
+    outputs: tuple[str, ...],
+    nthreads: int,
+) -> dict[str, np.ndarray | sitk.Image]:
+    """Run one greedy command on images in memory, the moving one seen through `start`."""
+    seen = Grid(moving.grid.shape, np.linalg.inv(start) @ moving.grid.vox2ras)
+    objects: dict[str, object] = {
+        "fixed": to_sitk(fixed.data, fixed.grid),
+        "moving": to_sitk(moving.data, seen),
+        **dict.fromkeys(outputs),
+    }
+    if fixed.mask is not None:
+        objects["fixed_mask"] = to_sitk(fixed.mask, fixed.grid)
+        command += " -gm fixed_mask"
+    engine = picsl_greedy.Greedy3D()
+    log = io.StringIO()
+    engine.execute(f"{command} -V 0 -seed 1 -threads {nthreads}", out=log, err=log, **objects)
+    _LOG.debug("greedy %s: %s", command, log.getvalue())
+    return {key: engine[key] for key in outputs}
+
+
+def _displacement_ras(warp: sitk.Image) -> np.ndarray:
+    """Return the displacements of an ITK warp as ``(X, Y, Z, 3)`` float64, RAS+ mm."""
+    lps = np.moveaxis(sitk.GetArrayFromImage(warp).astype(float), (0, 1, 2), (2, 1, 0))
+    return lps * (-1, -1, 1)
