@@ -1,6 +1,6 @@
 """Confound tables with the column names that fMRIPrep's code writes.
 
-Outlier columns have no underscore before the number (``motion_outlier00``), as in the files, not in the manual.
+Outlier columns have no underscore before the number (``motion_outlier00``), whatever its manual prints.
 """
 
 from collections.abc import Iterable, Mapping
@@ -102,12 +102,13 @@ def dvars(timeseries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     dvars : ndarray
         ``(N,)``; the first value is ``nan``.
     std_dvars : ndarray
-        ``(N,)``, divided by its expectation for a first-order autoregressive signal; the first value is ``nan``.
-        All ``nan`` when no voxel varies.
+        ``(N,)``, divided by its expectation for a first-order autoregressive signal. The first value is ``nan``;
+        all ``nan`` when no voxel varies.
 
     References
     ----------
-    Power et al. 2012; Nichols 2013, 10.48550/arXiv.1704.01469.
+    Power et al. 2012, 10.1016/j.neuroimage.2011.10.018;
+    Afyouni and Nichols 2018, 10.1016/j.neuroimage.2017.12.098.
     """
     timeseries = np.asarray(timeseries, dtype=np.float32)
     n_volumes = timeseries.shape[1]
@@ -262,8 +263,8 @@ def dwi_confounds(
     parameters = np.asarray(parameters, float)
     if not len(parameters) == len(ref2volume) == len(bvals) == len(bvecs):
         raise GeometryError(
-            f"confounds: {len(parameters)} rows of parameters, {len(ref2volume)} matrices, {len(bvals)} b-values, "
-            f"{len(bvecs)} vectors: expected one number of volumes"
+            f"confounds: {len(parameters)} rows of parameters, {len(ref2volume)} matrices, "
+            f"{len(bvals)} b-values, {len(bvecs)} vectors: expected one number of volumes"
         )
     columns = {
         "framewise_displacement": framewise_displacement(parameters),
@@ -311,7 +312,7 @@ _COLUMN_TEXT = {
     "framewise_displacement": ("Power et al. 2012, rotations on a sphere of 50 mm", "mm"),
     "rmsd": ("Root mean square displacement between volumes over a sphere of 80 mm (Jenkinson 1999)", "mm"),
     "dvars": ("Root mean square change between volumes, brain scaled to a median of 1000", ""),
-    "std_dvars": ("DVARS divided by its expectation (Nichols 2013)", ""),
+    "std_dvars": ("DVARS divided by its expectation (Afyouni and Nichols 2018)", ""),
     "global_signal": ("Mean over the brain mask", "arbitrary"),
     "csf": ("Mean over cerebrospinal fluid", "arbitrary"),
     "white_matter": ("Mean over white matter", "arbitrary"),
@@ -326,7 +327,7 @@ _OUTLIER_TEXT = {
 
 def _motion_columns(parameters: np.ndarray) -> dict[str, np.ndarray]:
     """Return the parameters, their backward differences, and the squares of both."""
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for name, values in zip(MOTION_NAMES, parameters.T, strict=True):
         change = np.concatenate([[np.nan], np.diff(values)])
         columns |= {name: values, f"{name}_derivative1": change}

@@ -16,9 +16,9 @@ __all__ = [
     "rotate_bvecs",
 ]
 
-# A volume is a b0 below 50 s/mm2; where there is none, below 100 (some scanners play small crusher gradients).
+# A volume is a b0 up to 50 s/mm2; where there is none, up to 100 (crusher gradients of some scanners).
 B0_THRESHOLDS = (50.0, 100.0)
-# b-values of one shell differ by less than this, or than this share of b (jitter of scanners and of oblique axes).
+# Neighbouring b-values of one shell differ by less than this, or than this share of b.
 SHELL_GAP = 100.0
 SHELL_GAP_SHARE = 0.05
 # Tables are printed with few digits; beyond this the length of a vector means something else.
@@ -133,8 +133,8 @@ def check_gradients(
 def fsl_to_ras_bvecs(bvecs: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
     """Turn FSL's vectors into scanner directions.
 
-    FSL writes vectors along the voxel axes of the stored image, the first component with its sign flipped when
-    ``det(vox2ras) > 0``. Scanner directions do not depend on how the image is stored.
+    FSL writes vectors along the voxel axes of the stored image, the first component with its sign
+    flipped when ``det(vox2ras) > 0``. Scanner directions do not depend on how the image is stored.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def fsl_to_ras_bvecs(bvecs: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    In an image stored RAS+, ``(1, 0, 0)`` points to the Left; stored LAS+, the same direction has the same vector.
+    In an image stored RAS+, ``(1, 0, 0)`` points to the Left; stored LAS+, it does too.
 
     >>> fsl_to_ras_bvecs(np.array([[1.0, 0, 0]]), np.diag([2.0, 2, 2, 1]))
     array([[-1.,  0.,  0.]])
@@ -161,7 +161,9 @@ def fsl_to_ras_bvecs(bvecs: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
 
 
 def ras_to_fsl_bvecs(bvecs_ras: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
-    """Turn scanner directions into FSL's vectors for an image stored with `vox2ras`; inverse of `fsl_to_ras_bvecs`.
+    """Turn scanner directions into FSL's vectors for an image stored with `vox2ras`.
+
+    The inverse of `fsl_to_ras_bvecs`.
 
     Parameters
     ----------
@@ -181,8 +183,8 @@ def ras_to_fsl_bvecs(bvecs_ras: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
 def rotate_bvecs(bvecs_ras: np.ndarray, ref2volume: np.ndarray) -> np.ndarray:
     """Express each volume's gradient direction in the reference position of the head.
 
-    The gradient is fixed to the scanner. A direction *d* of the reference head lies along ``R d`` while volume *k*
-    is acquired, so the gradient *g* acts on the reference head along ``R.T @ g``.
+    The gradient is fixed to the scanner. A direction *d* of the reference head lies along ``R d`` while
+    volume *k* is acquired, so the gradient *g* acts on the reference head along ``R.T @ g``.
 
     Parameters
     ----------
@@ -203,8 +205,8 @@ def rotate_bvecs(bvecs_ras: np.ndarray, ref2volume: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    The head turns its nose from Anterior to the Left (+90 degrees about S); a gradient along Left then acts along
-    what is Anterior in the reference.
+    The head turns its nose from Anterior to the Left (+90 degrees about S); a gradient along Left then
+    acts along what is Anterior in the reference.
 
     >>> turned = np.eye(4)
     >>> turned[:2, :2] = [[0, -1], [1, 0]]
@@ -249,14 +251,14 @@ def _normalised(bvecs: np.ndarray, bvals: np.ndarray, threshold: float, name: st
     missing = np.flatnonzero(weighted & ~(norms > 1e-6)).tolist()
     if missing:
         raise GeometryError(
-            f"{name}: volumes {_some(missing)} have b > {threshold:g} s/mm2 but no direction (zero or not finite); "
-            "an average (trace) image does not belong into the series: remove it with its b-value"
+            f"{name}: volumes {_some(missing)} have b > {threshold:g} s/mm2 but no direction "
+            "(zero or not finite); an average (trace) image does not belong into the series: remove it with its b-value"
         )
     bad = np.flatnonzero(weighted & (np.abs(norms - 1) > NORM_TOLERANCE)).tolist()
     if bad:
         raise GeometryError(
-            f"{name}: vectors of volumes {_some(bad)} have length {norms[bad[0]]:.3g}, expected 1; if the scanner "
-            "codes b in the length, multiply each b-value by the squared length and normalise the vectors"
+            f"{name}: vectors of volumes {_some(bad)} have length {norms[bad[0]]:.3g}, expected 1; "
+            "if the scanner codes b in the length, multiply each b-value by the squared length and normalise the vectors"
         )
     unit = np.zeros_like(bvecs)
     unit[weighted] = bvecs[weighted] / norms[weighted, None]
