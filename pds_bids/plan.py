@@ -1,0 +1,397 @@
+"""Who has what, who misses what, what will be done, and why not."""
+
+import json
+import logging
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pds_bids.bids.collect import Choice, Series, choose_anatomy, choose_series
+from pds_bids.bids.layout import DatasetFiles, check_dataset, find_files, index_dataset, select_participants
+from pds_bids.bids.metadata import parse_entities
+from pds_bids.bids.write import write_text
+from pds_bids.config import RunConfig, Synthesize
+from pds_bids.exceptions import NothingSelectedError
+from pds_bids.modalities import Direction, Modality
+
+__all__ = ["Action", "Plan", "SessionPlan", "make_plan"]
+
+LOGGER = logging.getLogger("pds_bids.plan")
+
+
+class Action(StrEnum):
+    """What happens to a session."""
+
+    RUN = "run"
+    SKIP = "skip"
+    FAIL = "fail"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What is done for one session of one participant.
+
+    Parameters
+    ----------
+    participant : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``; None in a dataset without sessions.
+    bold, dwi : Series or None
+        Series that are read; None where there is none, or none usable.
+    t1w : Path or None
+        T1w image of the participant.
+    t1w_session : str or None
+        Session that the T1w image comes from.
+    directions : tuple of Direction
+        What is synthesised.
+    not_used : tuple of (Path, str)
+        Files passed over, with the reason and how to choose them.
+    action : Action
+        What happens.
+    reason : str
+        Why.
+    notes : tuple of str
+        What a reader should know besides.
+    """
+
+    participant: str
+    session: str | None = None
+    bold: Series | None = None
+    dwi: Series | None = None
+    t1w: Path | None = None
+    t1w_session: str | None = None
+    directions: tuple[Direction, ...] = ()
+    not_used: tuple[tuple[Path, str], ...] = ()
+    action: Action = Action.SKIP
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name for messages: ``sub-01 ses-1``."""
+        return f"sub-{self.participant}" + (f" ses-{self.session}" if self.session else "")
+
+    @property
+    def name(self) -> str:
+        """Name of the session's workflow: ``sub_01_ses_1_wf``; labels are alphanumeric, so it is unique."""
+        return self.label.replace("-", "_").replace(" ", "_").replace("+", "_") + "_wf"
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """Entities of outputs that belong to the session as a whole."""
+        return {"sub": self.participant} | ({"ses": self.session} if self.session else {})
+
+    def series(self, modality: Modality) -> Series | None:
+        """Return the series of one modality."""
+        return self.bold if modality is Modality.BOLD else self.dwi
+
+    def sources(self) -> tuple[Path, ...]:
+        """Return the files that are read, for provenance."""
+        paths = [series.path for series in (self.bold, self.dwi) if series is not None]
+        return (*paths, *([self.t1w] if self.t1w else []))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done for every session.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the dataset, from its description.
+    bids_dir : Path
+        Folder of the dataset.
+    synthesize : Synthesize
+        What was asked for.
+    sessions : tuple of SessionPlan
+        In the order of participants and sessions.
+    problems : tuple of str
+        What the BIDS validator found, for the reader; files that matter are checked by the plan itself.
+
+    Examples
+    --------
+    >>> plan = Plan("demo", Path("/data"), Synthesize.MISSING, (SessionPlan("01", reason="nothing there"),))
+    >>> Plan.from_json(plan.to_json()) == plan
+    True
+    """
+
+    dataset: str
+    bids_dir: Path
+    synthesize: Synthesize
+    sessions: tuple[SessionPlan, ...]
+    problems: tuple[str, ...] = ()
+
+    def with_action(self, action: Action) -> tuple[SessionPlan, ...]:
+        """Return the sessions to which `action` happens."""
+        return tuple(session for session in self.sessions if session.action is action)
+
+    def with_done(self, why_done: Callable[[SessionPlan], str]) -> Self:
+        """Return the plan with finished sessions marked as done.
+
+        Parameters
+        ----------
+        why_done : callable
+            Given a session that would run, returns why it need not, or an empty string.
+        """
+        sessions = []
+        for session in self.sessions:
+            reason = why_done(session) if session.action is Action.RUN else ""
+            sessions.append(replace(session, action=Action.DONE, reason=reason) if reason else session)
+        return replace(self, sessions=tuple(sessions))
+
+    def to_json(self) -> str:
+        """Return the plan as JSON."""
+        return json.dumps(asdict(self), indent=2, default=str) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the plan written by `to_json`."""
+        content = json.loads(text)
+        return cls(
+            content["dataset"],
+            Path(content["bids_dir"]),
+            Synthesize(content["synthesize"]),
+            tuple(_session_from_dict(session) for session in content["sessions"]),
+            tuple(content["problems"]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        write_text(path, self.to_json())
+
+    def table(self) -> str:
+        """Return the plan as plain text, one line per session, with reasons and what is not used below."""
+        return _render(self)
+
+
+def make_plan(config: RunConfig, problems: Sequence[str] = ()) -> Plan:
+    """Decide what to do for every selected session.
+
+    BOLD and DWI pair within a session; a T1w image may come from another session of the same participant.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What was asked for.
+    problems : sequence of str
+        Findings of the BIDS validator, shown with the plan.
+
+    Returns
+    -------
+    Plan
+        Sessions that run, that are skipped, and that fail, with reasons.
+
+    Raises
+    ------
+    InvalidBIDSError
+        If the folder is not a BIDS dataset.
+    NothingSelectedError
+        If the participants, sessions or tasks asked for are not there, or no session has what is needed.
+    UsageError
+        If the filter file is not valid.
+    """
+    description = check_dataset(config.bids_dir)
+    participants = select_participants(config.bids_dir, config.participant_label)
+    files = find_files(index_dataset(config, participants), participants, config)
+    _check_sessions(files, config.session_label)
+    sessions = [
+        session for label in participants for session in _plan_participant(label, files[label], config)
+    ]
+    for session in sessions:
+        LOGGER.info("%s: %s, %s", session.label, session.action, session.reason)
+    if not any(session.bold or session.dwi or session.action is not Action.SKIP for session in sessions):
+        raise NothingSelectedError(
+            f"no BOLD and no DWI series in the selection of {config.bids_dir}: "
+            + "; ".join(f"{session.label}: {session.reason}" for session in sessions[:5])
+        )
+    explicit = config.synthesize is not Synthesize.MISSING
+    if explicit and all(session.action is Action.SKIP for session in sessions):
+        raise NothingSelectedError(
+            f"--synthesize {config.synthesize}: no selected session can do it: "
+            + "; ".join(f"{session.label}: {session.reason}" for session in sessions[:5])
+        )
+    return Plan(
+        str(description["Name"]), config.bids_dir, config.synthesize, tuple(sessions), tuple(problems)
+    )
+
+
+def _check_sessions(files: dict[str, DatasetFiles], labels: tuple[str, ...]) -> None:
+    present = {session for own in files.values() for session in own.sessions() if session}
+    absent = sorted(set(labels) - present)
+    if absent:
+        raise NothingSelectedError(
+            f"no such session: {', '.join(absent)}; the selected participants have: "
+            f"{', '.join(sorted(present)) or 'no sessions'}"
+        )
+
+
+def _plan_participant(label: str, files: DatasetFiles, config: RunConfig) -> list[SessionPlan]:
+    """Plan the selected sessions of one participant."""
+    sessions = [
+        session for session in files.sessions() if not config.session_label or session in config.session_label
+    ]
+    if not sessions:
+        asked = " of the sessions asked for" if config.session_label else ""
+        return [SessionPlan(label, reason=f"no BOLD, DWI or T1w image{asked}")]
+    return [_plan_session(label, session, files, config) for session in sessions]
+
+
+def _plan_session(
+    participant: str, session: str | None, files: DatasetFiles, config: RunConfig
+) -> SessionPlan:
+    choices = {
+        modality: choose_series(
+            modality,
+            files.of_session(modality, session),
+            config.bids_dir,
+            files.selected.__contains__,
+        )
+        for modality in Modality
+    }
+    t1w, t1w_not_used = choose_anatomy(files.found["t1w"], session, files.selected.__contains__)
+    t1w_session = parse_entities(t1w).get("ses") if t1w else None
+    not_used = [item for choice in choices.values() for item in choice.not_used] + list(t1w_not_used)
+    not_used += [(path, "a reference volume, not a series") for path in files.of_session("sbref", session)]
+    not_used += [
+        (path, "fieldmap; this version does not correct distortion")
+        for path in files.of_session("fmap", session)
+    ]
+    directions, action, reason = _decide(choices, config.synthesize)
+    return SessionPlan(
+        participant,
+        session,
+        choices[Modality.BOLD].series,
+        choices[Modality.DWI].series,
+        t1w,
+        t1w_session,
+        directions,
+        tuple(not_used),
+        action,
+        reason,
+        _notes(choices, directions, session, t1w),
+    )
+
+
+def _decide(
+    choices: dict[Modality, Choice], synthesize: Synthesize
+) -> tuple[tuple[Direction, ...], Action, str]:
+    """Return what is synthesised in a session, what happens to it, and why."""
+    acquired = [modality for modality in Modality if choices[modality].is_acquired]
+    if not acquired:
+        return (), Action.SKIP, "neither BOLD nor DWI"
+    if synthesize is Synthesize.MISSING:
+        targets = [modality for modality in Modality if modality not in acquired]
+        if not targets:
+            return (
+                (),
+                Action.SKIP,
+                "nothing is missing: BOLD and DWI are there (--synthesize both redoes them)",
+            )
+    elif synthesize is Synthesize.BOTH:
+        targets = list(Modality)
+    else:
+        targets = [Modality(synthesize)]
+    failures, gaps, directions = [], [], []
+    for target in targets:
+        source = choices[target.other]
+        name = target.other.upper()
+        if source.series is not None:
+            directions.append(Direction.to(target))
+        elif source.problem:
+            failures.append(f"{name} cannot be used: {source.problem}")
+        elif source.is_acquired:
+            gaps.append(f"the filters leave no {name} to synthesise {target.upper()} from")
+        else:
+            gaps.append(f"no {name} to synthesise {target.upper()} from")
+    if failures:
+        return (), Action.FAIL, "; ".join(failures)
+    if not directions:
+        return (), Action.SKIP, "; ".join(gaps)
+    missing = [f"{direction.target.upper()}" for direction in directions if direction.target not in acquired]
+    why = f"no {missing[0]} was acquired" if missing else f"asked for with --synthesize {synthesize}"
+    return tuple(directions), Action.RUN, "; ".join([why, *gaps])
+
+
+def _notes(
+    choices: dict[Modality, Choice],
+    directions: tuple[Direction, ...],
+    session: str | None,
+    t1w: Path | None,
+) -> tuple[str, ...]:
+    """Return what a reader should know about a session besides the reason."""
+    notes = [note for choice in choices.values() for note in choice.notes]
+    for direction in directions:
+        target = choices[direction.target]
+        if target.is_acquired and target.series is None:
+            why = target.problem or "the filters leave none"
+            notes.append(f"acquired {direction.target.upper()} is not compared with: {why}")
+    if t1w is None:
+        notes.append("no T1w image: the series are registered to the template directly")
+    elif (other := parse_entities(t1w).get("ses")) != session:
+        notes.append(f"T1w is from {f'ses-{other}' if other else 'outside of sessions'}")
+    return tuple(notes)
+
+
+def _session_from_dict(content: dict[str, Any]) -> SessionPlan:
+    """Return a session from its JSON form."""
+
+    def series(value: dict[str, Any] | None) -> Series | None:
+        if value is None:
+            return None
+        paths = {key: Path(value[key]) if value[key] else None for key in ("path", "bval", "bvec")}
+        return Series(**{**value, **paths, "modality": Modality(value["modality"])})
+
+    typed = {
+        "bold": series(content["bold"]),
+        "dwi": series(content["dwi"]),
+        "t1w": Path(content["t1w"]) if content["t1w"] else None,
+        "directions": tuple(map(Direction, content["directions"])),
+        "not_used": tuple((Path(path), reason) for path, reason in content["not_used"]),
+        "action": Action(content["action"]),
+        "notes": tuple(content["notes"]),
+    }
+    return SessionPlan(**{**content, **typed})
+
+
+def _render(plan: Plan) -> str:
+    rows: list[tuple[str, ...]] = [("PARTICIPANT", "SESSION", "BOLD", "DWI", "T1W", "PLAN")]
+    for session in plan.sessions:
+        doing = " and ".join(direction.target.upper() for direction in session.directions)
+        rows.append(
+            (
+                f"sub-{session.participant}",
+                f"ses-{session.session}" if session.session else "-",
+                *(_cell(series) for series in (session.bold, session.dwi)),
+                "yes" if session.t1w else "-",
+                f"synthesise {doing}" if session.action is Action.RUN else str(session.action).upper(),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{plan.dataset} ({plan.bids_dir}), --synthesize {plan.synthesize}", ""]
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.append(table[0])
+    for line, session in zip(table[1:], plan.sessions, strict=True):
+        lines.append(line)
+        remarks = [session.reason, *session.notes]
+        for reason in dict.fromkeys(reason for _, reason in session.not_used):
+            names = ", ".join(path.name for path, own in session.not_used if own == reason)
+            remarks.append(f"not used: {names}: {reason}")
+        for remark in remarks:
+            lines += textwrap.wrap(remark, 110, initial_indent="    ", subsequent_indent="      ")
+    counts = Counter(session.action for session in plan.sessions)
+    lines += ["", ", ".join(f"{counts[action]} to {action}" for action in Action if counts[action])]
+    if plan.problems:
+        lines += ["", "The BIDS validator says:", *(f"    {problem}" for problem in plan.problems)]
+    return "\n".join(lines)
+
+
+def _cell(series: Series | None) -> str:
+    if series is None:
+        return "-"
+    return f"{series.label} ({series.n_volumes} vol.)".strip()
