@@ -102,8 +102,8 @@ def dvars(timeseries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     dvars : ndarray
         ``(N,)``; the first value is ``nan``.
     std_dvars : ndarray
-        ``(N,)``, divided by its expectation for a first-order autoregressive signal. The first value is ``nan``;
-        all ``nan`` when no voxel varies.
+        ``(N,)``, divided by its expectation for a first-order autoregressive signal; the first value is
+        ``nan``; all ``nan`` when no voxel varies.
 
     References
     ----------

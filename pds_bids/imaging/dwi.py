@@ -252,13 +252,13 @@ def _normalised(bvecs: np.ndarray, bvals: np.ndarray, threshold: float, name: st
     if missing:
         raise GeometryError(
             f"{name}: volumes {_some(missing)} have b > {threshold:g} s/mm2 but no direction "
-            "(zero or not finite); an average (trace) image does not belong into the series: remove it with its b-value"
+            "(zero or not finite); a trace image does not belong into the series: remove it and its b-value"
         )
     bad = np.flatnonzero(weighted & (np.abs(norms - 1) > NORM_TOLERANCE)).tolist()
     if bad:
         raise GeometryError(
             f"{name}: vectors of volumes {_some(bad)} have length {norms[bad[0]]:.3g}, expected 1; "
-            "if the scanner codes b in the length, multiply each b-value by the squared length and normalise the vectors"
+            "if the scanner codes b in the length, multiply b by its square and normalise the vectors"
         )
     unit = np.zeros_like(bvecs)
     unit[weighted] = bvecs[weighted] / norms[weighted, None]

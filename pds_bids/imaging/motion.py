@@ -1,0 +1,310 @@
+"""Rigid head motion of a series whose volumes look alike, by batched Gauss-Newton.
+
+Inverse compositional: gradients belong to the smoothed reference and are computed once, so that one step for
+a whole block of volumes is one interpolation and two matrix products. Each volume has its own gain and
+offset, and Tukey weights discount voxels that changed for other reasons than motion.
+
+References
+----------
+Baker and Matthews 2004, 10.1023/B:VISI.0000011205.11775.fd (inverse compositional alignment).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from pds_bids.exceptions import DataError, GeometryError
+from pds_bids.imaging.dwi_motion import estimate_dwi_motion
+from pds_bids.imaging.grid import Grid, apply_affine
+from pds_bids.imaging.realign import realigned_mean, realigned_timeseries, segment_means
+from pds_bids.imaging.rigid import HeadMotion, grid_centre, matrices_to_parameters, parameters_to_matrices
+from pds_bids.imaging.series import Series, volume_blocks
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "HeadMotion",
+    "estimate_dwi_motion",
+    "estimate_motion",
+    "matrices_to_parameters",
+    "parameters_to_matrices",
+    "realigned_mean",
+    "realigned_timeseries",
+    "segment_means",
+]
+
+# Rotations enter the equations as arcs at this radius, which makes all six unknowns of a like size (mm).
+ARC_MM = 50.0
+# Below this step of the fastest-moving volume of a block, iterations stop.
+TOLERANCE_MM = 2e-3
+# A step longer than this comes from a linearisation that does not hold.
+LONGEST_STEP_MM = 6.0
+# Tukey's constant in robust standard deviations; 4.685 is 95% efficient for Gaussian residuals.
+TUKEY = 4.685
+# Volumes averaged for the reference of the second pass: noise falls with the root, time grows linearly.
+REFERENCE_VOLUMES = 40
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Smoothing (SD, mm and at least so many voxels), most points used, most iterations."""
+
+    sigma_mm: float
+    sigma_voxels: float
+    n_points: int
+    n_iterations: int
+    is_robust: bool
+
+
+LEVELS = (
+    _Level(6.0, 2.0, 4_000, 12, is_robust=False),
+    _Level(3.0, 1.2, 12_000, 8, is_robust=True),
+    _Level(1.5, 0.7, 40_000, 8, is_robust=True),
+)
+
+
+def estimate_motion(
+    series: Series,
+    vox2ras: np.ndarray,
+    reference: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    passes: int = 2,
+    device: str = "cpu",
+) -> HeadMotion:
+    """Estimate the rigid motion of each volume.
+
+    Parameters
+    ----------
+    series : Series
+        ``(X, Y, Z, N)`` volumes of like contrast (BOLD), in any storage order.
+    vox2ras : ndarray
+        ``(4, 4)`` affine of a volume, mm.
+    reference : ndarray
+        ``(X, Y, Z)`` on the grid of the series.
+    mask : ndarray, optional
+        ``(X, Y, Z)`` bool, where to look; by default wherever the smoothed reference is bright.
+    passes : int
+        With 2, the volumes are aligned once more to the mean of volumes aligned in the first pass.
+    device : str
+        Where torch computes.
+
+    Returns
+    -------
+    HeadMotion
+
+    Raises
+    ------
+    GeometryError
+        If reference or mask are not on the grid of the series.
+    DataError
+        If the reference has too little structure to align to.
+    """
+    grid = Grid((series.shape[0], series.shape[1], series.shape[2]), vox2ras)
+    for name, image in (("reference", reference), ("mask", mask)):
+        if image is not None and image.shape != grid.shape:
+            raise GeometryError(f"{name} {image.shape} != volumes {grid.shape}: give it on the same grid")
+    poses = _align(series, _targets(reference, mask, grid, LEVELS, device), None, device)
+    n_volumes = series.shape[3]
+    for _ in range(passes - 1):
+        chosen = np.unique(np.linspace(0, n_volumes - 1, min(n_volumes, REFERENCE_VOLUMES)).astype(int))
+        mean = realigned_mean(series, vox2ras, poses, chosen.tolist())
+        poses = _align(series, _targets(mean, mask, grid, LEVELS[-1:], device), poses, device)
+    return HeadMotion(poses, grid_centre(grid))
+
+
+class _Target:
+    """The reference at one level: smoothing, points, and the matrices of the normal equations.
+
+    ``design``, ``(P, 8)``: six derivatives by the pose, the reference itself, and 1; ``products``, ``(P, 64)``:
+    their pairwise products, so that weighted normal equations of a block are one matrix product.
+    """
+
+    def __init__(
+        self, reference: np.ndarray, mask: np.ndarray | None, grid: Grid, level: _Level, device: str
+    ) -> None:
+        import torch
+
+        self.level = level
+        zooms = np.asarray(grid.zooms)
+        sigma = np.maximum(level.sigma_mm, level.sigma_voxels * zooms) / zooms
+        # A lattice of nearly one SD keeps what the smoothing leaves.
+        steps = np.maximum(1, np.floor(0.8 * sigma)).astype(int)
+        smoothers = [_smoother(*axis) for axis in zip(grid.shape, sigma, steps, strict=True)]
+        self._smoothers = [torch.as_tensor(smoother, device=device) for smoother in smoothers]
+        smooth = self.smooth(torch.as_tensor(np.asarray(reference, np.float32)[None], device=device))
+        x, y, z = smooth.shape[1:]
+        lattice = Grid((x, y, z), grid.vox2ras @ np.diag([*steps, 1.0]))
+        self.centre = grid_centre(grid)
+        values = smooth[0].cpu().numpy().astype(np.float64)
+        inside = None if mask is None else np.asarray(mask)[:: steps[0], :: steps[1], :: steps[2]]
+        index = _choose(values, inside, np.ceil(sigma / steps).astype(int), level.n_points)
+        points = apply_affine(lattice.vox2ras, np.stack(index, 1).astype(float))
+        design = _design(values, lattice, index, points - self.centre)
+        self.products = self._tensor((design[:, :, None] * design[:, None, :]).reshape(-1, 64), smooth)
+        self.design = self._tensor(design, smooth)
+        self._points = self._tensor(np.column_stack([points, np.ones(len(points))]), smooth)
+        # grid_sample wants the last axis first and -1..1 between the centres of the outermost voxels.
+        scale = 2 / (np.asarray(lattice.shape)[::-1] - 1)
+        index2unit = np.zeros((3, 4))
+        index2unit[[0, 1, 2], [2, 1, 0]], index2unit[:, 3] = scale, -1
+        self._ras2unit = index2unit @ lattice.ras2vox
+
+    @staticmethod
+    def _tensor(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.as_tensor(values, dtype=torch.float32, device=like.device)
+
+    def smooth(self, volumes: torch.Tensor) -> torch.Tensor:
+        """Smooth and thin out ``(B, X, Y, Z)`` volumes."""
+        x, y, z = self._smoothers
+        thin = y @ (volumes @ z.T)
+        return (x @ thin.flatten(2)).unflatten(2, thin.shape[2:])
+
+    def sample(self, images: torch.Tensor, poses: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images at the moved points, ``(B, P)``, and 1 where these are in view, else 0."""
+        import torch
+
+        maps = self._tensor(self._ras2unit @ poses, images)
+        unit = self._points @ maps.transpose(1, 2)
+        values = torch.nn.functional.grid_sample(
+            images[:, None], unit[:, None, None], mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return values[:, 0, 0, 0], (unit.abs().amax(2) <= 1).to(values.dtype)
+
+    def similarity(self, images: torch.Tensor, poses: np.ndarray) -> np.ndarray:
+        """Return the correlation of the reference with each image in its pose, ``(B,)``."""
+        values, inside = self.sample(images, poses)
+        reference = self.design[:, 6] * inside
+        count = inside.sum(1)
+        mean_v, mean_r = (values * inside).sum(1) / count, reference.sum(1) / count
+        centred_v = (values - mean_v[:, None]) * inside
+        centred_r = (reference - mean_r[:, None]) * inside
+        norm = (centred_v.square().sum(1) * centred_r.square().sum(1)).sqrt().clamp_min(1e-30)
+        return ((centred_v * centred_r).sum(1) / norm).cpu().numpy().astype(np.float64)
+
+
+def _targets(
+    reference: np.ndarray, mask: np.ndarray | None, grid: Grid, levels: tuple[_Level, ...], device: str
+) -> list[_Target]:
+    """Return the reference at each level, coarse to fine."""
+    return [_Target(reference, mask, grid, level, device) for level in levels]
+
+
+def _align(series: Series, targets: list[_Target], start: np.ndarray | None, device: str) -> np.ndarray:
+    """Return the poses of all volumes, ``(N, 4, 4)``; without `start`, from rest or from the volume before."""
+    import torch
+
+    poses = np.tile(np.eye(4), (series.shape[3], 1, 1)) if start is None else start.copy()
+    with torch.inference_mode():
+        for index, block in volume_blocks(series):
+            volumes = torch.as_tensor(np.ascontiguousarray(np.moveaxis(block, 3, 0)), device=device)
+            pose = poses[index]
+            for target in targets:
+                images = target.smooth(volumes)
+                if start is None and target is targets[0] and index[0] > 0:
+                    other = np.broadcast_to(poses[index[0] - 1], pose.shape)
+                    pose = _better(target, images, pose, other)
+                pose = _better(target, images, _descend(target, images, pose), pose)
+            poses[index] = pose
+    return poses
+
+
+def _better(target: _Target, images: torch.Tensor, pose: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return, for each volume, whichever pose correlates better with the reference."""
+    wins = target.similarity(images, pose) >= target.similarity(images, other)
+    return np.where(wins[:, None, None], pose, other)
+
+
+def _descend(target: _Target, images: torch.Tensor, poses: np.ndarray) -> np.ndarray:
+    """Take Gauss-Newton steps from `poses` until they are short."""
+    gain: torch.Tensor | None = None
+    for _ in range(target.level.n_iterations):
+        values, weights = target.sample(images, poses)
+        if gain is not None and target.level.is_robust:
+            weights = weights * _tukey(values - gain @ target.design[:, 6:].T)
+        normal = (weights @ target.products).unflatten(1, (8, 8)).double()
+        right = ((weights * values) @ target.design).double()
+        solved = _solve(normal, right)
+        gain = solved[:, 6:].to(values.dtype)
+        # I(M p) = a Ref(dM p) + b: the first six unknowns are the step times the gain a.
+        step = (solved[:, :6] / solved[:, 6:7].clamp_min(1e-6)).cpu().numpy()
+        length = np.sqrt((step**2).sum(1))
+        step *= np.minimum(1, LONGEST_STEP_MM / np.maximum(length, 1e-12))[:, None]
+        poses = poses @ np.linalg.inv(_small_motion(step, target.centre))
+        if length.max() < TOLERANCE_MM:
+            break
+    return poses
+
+
+def _solve(normal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Solve the ``(B, 8, 8)`` equations; a volume with no voxel in view gets a step of nearly zero."""
+    import torch
+
+    ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-6)
+    damped = normal + ridge[:, None, None] * torch.eye(8, dtype=normal.dtype, device=normal.device)
+    return torch.linalg.solve(damped, right)
+
+
+def _tukey(residual: torch.Tensor) -> torch.Tensor:
+    """Return biweights from ``(B, P)`` residuals, each row in units of its own robust SD."""
+    scale = 1.4826 * residual[:, ::4].abs().median(1, keepdim=True).values
+    return (1 - (residual / (TUKEY * scale).clamp_min(1e-12)).square()).clamp_min(0).square()
+
+
+def _small_motion(step: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return the rigid matrices of steps (mm, and mm on the arc) about `centre`."""
+    motion = np.tile(np.eye(4), (len(step), 1, 1))
+    motion[:, :3, :3] = Rotation.from_rotvec(step[:, 3:] / ARC_MM).as_matrix()
+    motion[:, :3, 3] = centre - motion[:, :3, :3] @ centre + step[:, :3]
+    return motion
+
+
+def _smoother(length: int, sigma: float, step: int) -> np.ndarray:
+    """Return the matrix that smooths along an axis (SD in voxels) and keeps each `step`-th voxel, float32."""
+    distance = np.arange(length) - np.arange(0, length, step)[:, None]
+    kernel = np.exp(-0.5 * (distance / sigma) ** 2)
+    kernel[np.abs(distance) > 4 * sigma] = 0
+    return (kernel / kernel.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _choose(
+    values: np.ndarray, inside: np.ndarray | None, margin: np.ndarray, n_points: int
+) -> tuple[np.ndarray, ...]:
+    """Return the lattice indices of at most `n_points` points with structure, away from the border."""
+    slope = np.sqrt(sum(np.square(g) for g in np.gradient(values)))
+    if inside is None:
+        inside = values > 0.2 * np.percentile(values, 98)
+    chosen = np.zeros(values.shape, dtype=bool)
+    core = tuple(slice(int(m), n - int(m)) for m, n in zip(margin, values.shape, strict=True))
+    chosen[core] = inside[core]
+    if chosen.any():
+        chosen &= slope > 0.1 * np.percentile(slope[chosen], 98)
+    index = np.nonzero(chosen)
+    if index[0].size < 100:
+        raise DataError(
+            f"only {index[0].size} of {values.size} voxels of the reference have structure to align to: "
+            "check that it shows a head and that the mask covers it"
+        )
+    if index[0].size > n_points:
+        # Pseudo-random thinning: a regular one would beat against the rows of the lattice.
+        keep = np.sort(np.random.default_rng(0).choice(index[0].size, n_points, replace=False))
+        index = tuple(axis[keep] for axis in index)
+    return index
+
+
+def _design(values: np.ndarray, lattice: Grid, index: tuple[np.ndarray, ...], arm: np.ndarray) -> np.ndarray:
+    """Return the ``(P, 8)`` design: derivatives by shift and arc, the reference (standardised), and 1."""
+    gradient = np.stack([g[index] for g in np.gradient(values)], 1) @ lattice.ras2vox[:3, :3]
+    here = values[index]
+    design = np.column_stack(
+        [gradient, np.cross(arm, gradient) / ARC_MM, here - here.mean(), np.ones(len(arm))]
+    )
+    design[:, :7] /= here.std()
+    return design
