@@ -118,7 +118,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         type=_label("ses"),
         metavar="LABEL",
-        help="sessions to process, with or without ses- (default: all); a T1w image may come from another one",
+        help="sessions to process, with or without ses- (default: all); T1w may come from another one",
     )
     group.add_argument(
         "-t",
@@ -174,7 +174,7 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--segment-scheme",
         choices=_values(SegmentScheme),
-        help="how gradient directions are dealt out to segments: each segment a like spread of directions, or "
+        help="how gradient directions go to segments: each segment gets a like spread of directions, or "
         f"in the order of acquisition (default: {_default('segment_scheme')})",
     )
     group.add_argument("--method", choices=METHODS, help=f"synthesis method (default: {_default('method')})")
@@ -248,7 +248,7 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resource-monitor",
         action="store_true",
-        help="let Nipype record the memory and CPU use of every node",
+        help="record memory and CPU use of every node",
     )
     group.add_argument(
         "--sloppy",
