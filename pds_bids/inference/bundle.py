@@ -1,0 +1,213 @@
+"""Model bundles: a folder with safetensors weights and a model card; nothing in it can run code."""
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from pds_bids.exceptions import PDSError, WeightsError
+from pds_bids.imaging.grid import Grid
+from pds_bids.inference.bank import Bank
+from pds_bids.inference.prepare import Window
+from pds_bids.methods import METHODS, Method
+from pds_bids.modalities import CONTRASTS, Contrast
+
+__all__ = ["BASELINES", "CARD", "WEIGHTS", "Bundle", "default_model_dir", "load_bundle", "save_bundle"]
+
+WEIGHTS = "weights.safetensors"
+BASELINES = "baselines.safetensors"
+CARD = "model.json"
+FORMAT = 1
+PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A trained method and what is needed to use it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it was loaded from.
+    method : Method
+        In evaluation mode, float32.
+    card : dict
+        ``model.json``.
+    grid : Grid
+        Model grid: the grid of all inputs and outputs.
+    window : Window
+        The part of the grid that the network sees.
+    data_range : dict of Contrast to float
+        Range of intensities for PSNR and SSIM, fixed by the training people.
+    """
+
+    folder: Path
+    method: Method
+    card: dict[str, Any]
+    grid: Grid
+    window: Window
+    data_range: dict[Contrast, float]
+
+    @property
+    def weights_sha256(self) -> str:
+        """Checksum of the weights, for sidecars."""
+        return str(self.card["sha256"][WEIGHTS])
+
+    @cached_property
+    def bank(self) -> Bank:
+        """Bank of simulated people for the baselines; read and checked on first use.
+
+        Raises
+        ------
+        WeightsError
+            If the file is missing or corrupt.
+        """
+        return Bank.from_tensors(_read_tensors(self.folder, BASELINES, self.card))
+
+
+def default_model_dir(method: str = "unet") -> Path:
+    """Return the folder of the weights that ship with the package."""
+    return Path(str(resources.files("pds_bids"))) / "data" / "models" / method
+
+
+def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
+    """Load a model bundle after checking every checksum.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``model.json`` and ``weights.safetensors``.
+    device : torch.device or str
+        Where the network shall run.
+
+    Returns
+    -------
+    Bundle
+        Ready to sample.
+
+    Raises
+    ------
+    WeightsError
+        If a file is missing, pickled, truncated, altered, or of another model.
+    """
+    card = _read_card(Path(folder))
+    if card.get("channels") != list(CONTRASTS):
+        raise WeightsError(f"{folder}: channels {card.get('channels')}, expected {list(CONTRASTS)}")
+    try:
+        grid = Grid(tuple(card["grid"]["shape"]), np.array(card["grid"]["vox2ras"]))
+        window = Window(tuple(card["window"]["start"]), tuple(card["window"]["shape"]))
+        window.check(grid)
+        method = METHODS[card["method"]].from_architecture(card["architecture"], window.shape)
+        data_range = {contrast: float(card["data_range"][contrast]) for contrast in CONTRASTS}
+    except (KeyError, TypeError, ValueError, PDSError) as error:
+        raise WeightsError(
+            f"{Path(folder) / CARD}: not a model card this version can read: {error!r}"
+        ) from error
+    tensors = _read_tensors(Path(folder), WEIGHTS, card)
+    try:
+        method.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise WeightsError(f"{Path(folder) / WEIGHTS}: weights of another model: {error}") from error
+    return Bundle(Path(folder), method.eval().to(device), card, grid, window, data_range)
+
+
+def save_bundle(
+    folder: Path,
+    method: Method,
+    card: dict[str, Any],
+    *,
+    grid: Grid,
+    window: Window,
+    data_range: dict[Contrast, float],
+    bank: Bank | None = None,
+) -> None:
+    """Write a bundle; weights are stored in float16.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing; files of an older bundle are replaced.
+    method : Method
+        Trained.
+    card : dict
+        Further fields of the model card, for example ``training``, ``evaluation``, ``limits``.
+    grid, window, data_range
+        See `Bundle`.
+    bank : Bank, optional
+        Raw material of the baselines.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().numpy().astype(np.float16) for k, v in method.state_dict().items()}
+    files = {WEIGHTS: safetensors_numpy.save({k: np.ascontiguousarray(v) for k, v in state.items()})}
+    if bank is not None:
+        files[BASELINES] = safetensors_numpy.save(bank.to_tensors())
+    full = {
+        "format": FORMAT,
+        "method": method.name,
+        "architecture": method.architecture,
+        "channels": list(CONTRASTS),
+        "grid": {"shape": list(grid.shape), "vox2ras": grid.vox2ras.tolist()},
+        "window": {"start": list(window.start), "shape": list(window.shape)},
+        "data_range": {str(contrast): value for contrast, value in data_range.items()},
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        **card,
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / CARD).write_text(json.dumps(full, indent=2) + "\n")
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """Read ``model.json`` and check that its checksums are the ones the package knows, where it knows any."""
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such model folder; leave --model-dir out for the default weights")
+    path = folder / CARD
+    if not path.is_file():
+        pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLE_SUFFIXES)
+        why = f"; {', '.join(pickles)}: pickled weights can run code and are refused" if pickles else ""
+        raise WeightsError(f"{folder}: no {CARD}{why}; expected a folder with {CARD} and {WEIGHTS}")
+    try:
+        card = json.loads(path.read_text())
+        checksums = dict(card["sha256"])
+        card_format = card["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not a model card: {error!r}") from error
+    if card_format != FORMAT:
+        raise WeightsError(f"{path}: format {card_format}, this version reads {FORMAT}")
+    if folder.resolve() == default_model_dir(folder.name).resolve():
+        known = tomllib.loads((resources.files("pds_bids") / "data" / "models.toml").read_text())
+        if known.get(folder.name) != checksums:
+            raise WeightsError(f"{path}: checksums differ from those of the package; install it again")
+    return card
+
+
+def _read_tensors(folder: Path, name: str, card: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Read one safetensors file; the bytes that are checked are the bytes that are used."""
+    path = folder / name
+    expected = card["sha256"].get(name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
+    # A pickle starts with its protocol byte, torch's format is a zip archive; safetensors have "{" at byte 8.
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
+        raise WeightsError(f"{path}: pickled weights can run code and are refused; store them as safetensors")
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise WeightsError(
+            f"{path}: SHA-256 is {found[:12]}…, the model card says {str(expected)[:12]}…; "
+            "the file is truncated or altered, fetch it again"
+        )
+    try:
+        return safetensors_numpy.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path}: not a safetensors file: {error}") from error

@@ -1,0 +1,183 @@
+"""One subject: arrays on the model grid, weights and seeds in; synthetic arrays and their uncertainty out."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pds_bids.exceptions import DataError, DeviceError, GeometryError
+from pds_bids.imaging.grid import Grid
+from pds_bids.inference.bundle import Bundle
+from pds_bids.inference.prepare import scale_template, scale_to_mean
+from pds_bids.methods import Condition
+from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+from pds_bids.models.unet import TEMPLATE_CHANNELS
+
+__all__ = ["Synthesis", "choose_device", "synthesize"]
+
+LOGGER = logging.getLogger("pds_bids.inference")
+# More volumes at once are not faster on a CPU and need more memory.
+BATCH_SIZE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """Synthetic images of one subject in one direction.
+
+    Parameters
+    ----------
+    mean, std : dict of Contrast to ndarray
+        ``(X, Y, Z, N)`` float32 on the model grid, units of the in-brain mean, zero outside the mask.
+    source_scale : dict of Contrast to list of float
+        In-brain mean of each source volume, which was divided out.
+    """
+
+    mean: dict[Contrast, np.ndarray]
+    std: dict[Contrast, np.ndarray]
+    source_scale: dict[Contrast, list[float]]
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
+
+    Raises
+    ------
+    DeviceError
+        If a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise DeviceError("device cuda was asked for, but PyTorch sees no GPU; use auto or cpu")
+    return torch.device("cuda" if has_gpu and name in ("auto", "cuda") else "cpu")
+
+
+def synthesize(
+    source: Mapping[Contrast, np.ndarray],
+    mask: np.ndarray,
+    template: np.ndarray,
+    grid: Grid,
+    bundle: Bundle,
+    *,
+    direction: Direction,
+    seeds: Sequence[int],
+) -> Synthesis:
+    """Synthesise every volume of a source.
+
+    Parameters
+    ----------
+    source : mapping of Contrast to ndarray
+        ``(X, Y, Z, N)``: overall mean, then segments; N4-corrected, any unit. One or more contrasts of the
+        direction's source.
+    mask : ndarray
+        ``(X, Y, Z)`` bool, brain of the subject on the model grid.
+    template : ndarray
+        ``(X, Y, Z, 4)``: grey matter, white matter, cerebrospinal fluid, T1w of the template.
+    grid : Grid
+        Of all arrays; must be the grid of the bundle.
+    bundle : Bundle
+        Trained method; its device decides where to run.
+    direction : Direction
+        What is synthesised.
+    seeds : sequence of int
+        One per volume; an image depends on its own seed only.
+
+    Returns
+    -------
+    Synthesis
+        The contrasts of the direction's target.
+
+    Raises
+    ------
+    GeometryError
+        If a grid or shape differs.
+    DataError
+        If a source is missing, empty or not finite, or the mask leaves the window of the network empty.
+    """
+    n_volumes = len(seeds)
+    check_inputs(source, mask, template, grid, bundle, direction, n_volumes)
+    inside = bundle.window.crop(mask.astype(bool))
+    n_cut = int(mask.astype(bool).sum() - inside.sum())
+    if n_cut:
+        LOGGER.warning("%d brain voxels lie outside the network's window and stay empty", n_cut)
+    images, scales = _prepare(source, inside, bundle, n_volumes)
+    channels = bundle.window.crop(np.moveaxis(template, -1, 0))
+    common = {"template": scale_template(channels, inside), "mask": inside[None]}
+    present = np.array([contrast in source for contrast in CONTRASTS])
+    targets = MODALITIES[direction.target].contrasts
+    mean, std = ({c: np.zeros((*grid.shape, n_volumes), np.float32) for c in targets} for _ in range(2))
+    for start in range(0, n_volumes, BATCH_SIZE):
+        chunk = slice(start, min(start + BATCH_SIZE, n_volumes))
+        condition = _condition(images[chunk], present, common, direction)
+        generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds[chunk]]
+        device = next(bundle.method.parameters()).device
+        result = bundle.method.sample(condition.to(device), generators)
+        for contrast in targets:
+            channel = CONTRASTS.index(contrast)
+            for volumes, tensor in ((mean, result.mean), (std, result.std)):
+                pasted = bundle.window.paste(tensor[:, channel].float().cpu().numpy() * inside, grid)
+                volumes[contrast][..., chunk] = np.moveaxis(pasted, 0, -1)
+    return Synthesis(mean, std, scales)
+
+
+def check_inputs(
+    source: Mapping[Contrast, np.ndarray],
+    mask: np.ndarray,
+    template: np.ndarray,
+    grid: Grid,
+    bundle: Bundle,
+    direction: Direction,
+    n_volumes: int,
+) -> None:
+    """Raise `DataError` or `GeometryError` for inputs of `synthesize` that do not fit together."""
+    if grid != bundle.grid:
+        raise GeometryError(f"inputs lie on a grid of {grid.shape}, the model works on {bundle.grid.shape}")
+    allowed = MODALITIES[direction.source].contrasts
+    if not source or not set(source) <= set(allowed):
+        raise DataError(f"{direction}: got sources {sorted(source)}, expected some of {list(allowed)}")
+    if not n_volumes:
+        raise DataError(f"{direction}: no volume to synthesise from")
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        f"source {name}": (image.shape, (*grid.shape, n_volumes)) for name, image in source.items()
+    }
+    shapes["mask"] = (mask.shape, grid.shape)
+    shapes["template"] = (template.shape, (*grid.shape, TEMPLATE_CHANNELS))
+    for name, (found, expected) in shapes.items():
+        if found != expected:
+            raise GeometryError(f"{name}: shape {found}, expected {expected}")
+    if not bundle.window.crop(mask).any():
+        raise DataError("the brain mask is empty on the model grid; check the registration")
+
+
+def _prepare(
+    source: Mapping[Contrast, np.ndarray], inside: np.ndarray, bundle: Bundle, n_volumes: int
+) -> tuple[np.ndarray, dict[Contrast, list[float]]]:
+    """Return ``(N, 3, D, H, W)`` scaled sources in the window, and the scales."""
+    images = np.zeros((n_volumes, len(CONTRASTS), *bundle.window.shape), np.float32)
+    scales: dict[Contrast, list[float]] = {}
+    for contrast, volumes in source.items():
+        scales[contrast] = []
+        for index in range(n_volumes):
+            cropped = bundle.window.crop(volumes[..., index])
+            image, scale = scale_to_mean(cropped, inside, f"source {contrast}, volume {index}")
+            images[index, CONTRASTS.index(contrast)] = image
+            scales[contrast].append(scale)
+    return images, scales
+
+
+def _condition(
+    images: np.ndarray, present: np.ndarray, common: dict[str, np.ndarray], direction: Direction
+) -> Condition:
+    """Stack the sources of some volumes with what they share."""
+    n = len(images)
+    shared = {
+        name: torch.from_numpy(np.ascontiguousarray(array, np.float32)).expand(n, *array.shape)
+        for name, array in common.items()
+    }
+    return Condition(
+        source=torch.from_numpy(images),
+        present=torch.from_numpy(present.astype(np.float32)).expand(n, -1),
+        direction=torch.full((n,), direction.code),
+        **shared,
+    )

@@ -1,0 +1,125 @@
+"""What every method of synthesis offers: losses to train it, samples to use it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+
+__all__ = ["Batch", "Condition", "Method", "SampleResult", "target_weights"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known about `B` subjects before synthesis; intensities are in units of the in-brain mean.
+
+    Parameters
+    ----------
+    source : Tensor
+        ``(B, 3, D, H, W)`` float32, channels in the order of `CONTRASTS`, zeros where absent.
+    present : Tensor
+        ``(B, 3)`` float32, 1 for the contrasts that `source` holds.
+    template : Tensor
+        ``(B, 4, D, H, W)`` float32: grey matter, white matter, CSF, T1w; all zeros where withheld.
+    mask : Tensor
+        ``(B, 1, D, H, W)`` float32, 1 in the brain.
+    direction : Tensor
+        ``(B,)`` int64, `Direction.code`.
+    """
+
+    source: Tensor
+    present: Tensor
+    template: Tensor
+    mask: Tensor
+    direction: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy on `device`."""
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Batch(Condition):
+    """A condition and the truth.
+
+    Parameters
+    ----------
+    target : Tensor
+        ``(B, 3, D, H, W)`` float32, all contrasts; only those of the direction's target are learned.
+    """
+
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """A synthetic image and how far it may be off.
+
+    Parameters
+    ----------
+    mean, std : Tensor
+        ``(B, 3, D, H, W)`` float32, units of the in-brain mean, zero outside the mask. Only the channels of
+        the direction's target are meaningful.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+
+class Method(nn.Module, ABC):
+    """A way to synthesise one modality from the other, both directions in one object.
+
+    Attributes
+    ----------
+    name : str
+        Name on the command line and in sidecars.
+    sampler : str
+        How a sample is drawn, for sidecars.
+    steps : int
+        Network evaluations per sample.
+    calibration : Tensor
+        ``(3,)`` buffer, factor per contrast on the standard deviation.
+    """
+
+    calibration: Tensor
+    name: ClassVar[str]
+    sampler: ClassVar[str]
+    steps: ClassVar[int]
+
+    @classmethod
+    @abstractmethod
+    def from_architecture(cls, architecture: dict[str, Any], shape: tuple[int, int, int]) -> Self:
+        """Build the untrained method for windows of `shape` from the ``architecture`` of a model card."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> dict[str, Any]:
+        """JSON-compatible sizes from which `from_architecture` builds the same method."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return named scalars whose sum is minimised."""
+
+    @abstractmethod
+    def sample(self, condition: Condition, generators: Sequence[torch.Generator]) -> SampleResult:
+        """Synthesise; draw whatever is random for the i-th subject from the i-th generator only."""
+
+
+def target_weights(direction: Tensor) -> Tensor:
+    """Return ``(B, 3)`` float32: 1 over the number of target contrasts for each of them, 0 for the rest.
+
+    Examples
+    --------
+    >>> target_weights(torch.tensor([0, 1]))
+    tensor([[0.0000, 0.5000, 0.5000],
+            [1.0000, 0.0000, 0.0000]])
+    """
+    table = torch.zeros(len(Direction), len(CONTRASTS))
+    for item in Direction:
+        contrasts = MODALITIES[item.target].contrasts
+        table[item.code, [CONTRASTS.index(contrast) for contrast in contrasts]] = 1 / len(contrasts)
+    return table.to(direction.device)[direction]

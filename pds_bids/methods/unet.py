@@ -1,0 +1,115 @@
+"""Posterior-mean regression with one small U-Net for both directions."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from pds_bids.methods.base import Batch, Condition, Method, SampleResult, target_weights
+from pds_bids.modalities import CONTRASTS
+from pds_bids.models.unet import ConditionalUNet, UNetConfig
+
+__all__ = ["UNetMethod"]
+
+GRADIENT_WEIGHT = 0.5
+SQUARE_WEIGHT = 0.5
+# The error head must not steer the trunk away from the image itself.
+SCALE_WEIGHT = 0.02
+LEFT_RIGHT = 2  # axis of a (B, C, D, H, W) tensor in RAS+
+
+
+class UNetMethod(Method):
+    """Regression of the target, trained with L1, squared and gradient errors in the brain.
+
+    The standard deviation joins two parts: the spread over four passes (image and its left-right mirror, with
+    and without the template channels) and the error that the network expects of itself (a Laplace scale,
+    learned beside the image). Their root sum of squares is multiplied by one factor per contrast such that
+    68.27% of the voxels of held-out simulated people lie within one standard deviation.
+
+    Parameters
+    ----------
+    config : UNetConfig
+        Size of the network.
+    shape : tuple of int
+        ``(D, H, W)`` of the window.
+    """
+
+    name: ClassVar[str] = "unet"
+    sampler: ClassVar[str] = "posterior mean, mirrored and template-free passes averaged"
+    steps: ClassVar[int] = 4
+
+    def __init__(self, config: UNetConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ConditionalUNet(config, shape)
+        # Convolutions on a CPU are about twice as fast with channels last.
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.register_buffer("calibration", torch.ones(len(CONTRASTS)))
+
+    @classmethod
+    def from_architecture(cls, architecture: dict[str, Any], shape: tuple[int, int, int]) -> Self:
+        """Build the untrained method."""
+        sizes = {**architecture, "widths": tuple(architecture["widths"])}
+        return cls(UNetConfig(**sizes), shape)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Fields of `UNetConfig`, lists for tuples."""
+        return {**asdict(self.config), "widths": list(self.config.widths)}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``l1``, ``square``, ``gradient`` and ``scale``, averaged over the brain and the targets."""
+        mean, log_scale = self._predict(batch)
+        weight = batch.mask * target_weights(batch.direction)[..., None, None, None]
+        weight = weight / weight.sum((1, 2, 3, 4), keepdim=True).clamp_min(1e-6) / len(weight)
+        error = mean - batch.target
+        size = error.abs()
+        gradient = sum(
+            (weight.narrow(axis, 1, weight.shape[axis] - 1) * error.diff(dim=axis).abs()).sum()
+            for axis in (2, 3, 4)
+        )
+        laplace = log_scale + size.detach() * torch.exp(-log_scale)
+        return {
+            "l1": (weight * size).sum(),
+            "square": SQUARE_WEIGHT * (weight * error.square()).sum(),
+            "gradient": GRADIENT_WEIGHT / 3 * torch.as_tensor(gradient),
+            "scale": SCALE_WEIGHT * (weight * laplace).sum(),
+        }
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, generators: Sequence[torch.Generator]) -> SampleResult:
+        """Return the mean over four passes and its calibrated deviation; nothing is drawn at random."""
+        del generators
+        means, scales = [], []
+        for template in (condition.template, torch.zeros_like(condition.template)):
+            # Both mirror images go through in one call: a batch of one runs unoptimised convolutions.
+            mean, log_scale = self._predict(_with_mirror(replace(condition, template=template)))
+            means += _unmirror(mean)
+            scales += _unmirror(log_scale.exp())
+        spread = torch.stack(means).std(0, correction=0)
+        expected = 2**0.5 * torch.stack(scales).mean(0)
+        std = self.calibration.view(-1, 1, 1, 1) * torch.sqrt(spread.square() + expected.square())
+        return SampleResult(torch.stack(means).mean(0) * condition.mask, std * condition.mask)
+
+    def _predict(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        return self.network(
+            condition.source, condition.present, condition.template, condition.mask, condition.direction
+        )
+
+
+def _with_mirror(condition: Condition) -> Condition:
+    """Append the left-right mirror images of all subjects; the template stays as it is, as in training."""
+    return Condition(
+        source=torch.cat([condition.source, condition.source.flip(LEFT_RIGHT)]),
+        present=condition.present.repeat(2, 1),
+        template=condition.template.repeat(2, 1, 1, 1, 1),
+        mask=torch.cat([condition.mask, condition.mask.flip(LEFT_RIGHT)]),
+        direction=condition.direction.repeat(2),
+    )
+
+
+def _unmirror(images: Tensor) -> list[Tensor]:
+    straight, mirrored = images.chunk(2)
+    return [straight, mirrored.flip(LEFT_RIGHT)]

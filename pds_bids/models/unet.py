@@ -1,0 +1,219 @@
+"""A small residual 3-D U-Net that a CPU can train: it predicts a correction of an atlas and of the source.
+
+The trunk works on blocks of two voxels (space to depth), where most of its capacity costs an eighth. What
+must stay sharp does not pass through the trunk alone: the head multiplies the source image itself with
+smooth predicted maps (a local polynomial), which is the tissue refinement ``B(x_gen) + U(x_src)`` of PDS with
+a quadratic for ``U``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+
+__all__ = [
+    "TEMPLATE_CHANNELS",
+    "ConditionalUNet",
+    "UNetConfig",
+    "blocks_to_voxels",
+    "voxels_to_blocks",
+]
+
+#: Grey matter, white matter, cerebrospinal fluid, T1w of the template.
+TEMPLATE_CHANNELS = 4
+# Smallest and largest log-scale of the error head: 0.2% and 270% of the in-brain mean.
+LOG_SCALE_RANGE = (-6.0, 1.0)
+# (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality.
+POLYNOMIAL_PAIRS = tuple(
+    (CONTRASTS.index(target), CONTRASTS.index(source))
+    for direction in Direction
+    for target in MODALITIES[direction.target].contrasts
+    for source in MODALITIES[direction.source].contrasts
+)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Size of a `ConditionalUNet`.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels at 1/2, 1/4 and 1/8 of the resolution; multiples of 8.
+    n_bottom : int
+        Residual blocks at the lowest resolution.
+    n_embed : int
+        Width of the embedding of direction and of what is present.
+    """
+
+    widths: tuple[int, int, int] = (32, 64, 96)
+    n_bottom: int = 2
+    n_embed: int = 64
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 x 3 convolutions whose normalised input the embedding scales and shifts (FiLM).
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Channels; multiples of 8.
+    n_embed : int
+        Width of the embedding.
+    stride : int
+        2 halves the resolution.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_embed: int, stride: int = 1) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(n_in // 8, n_in)
+        self.conv1 = nn.Conv3d(n_in, n_out, 3, stride, padding=1)
+        self.film = nn.Linear(n_embed, 2 * n_out)
+        self.norm2 = nn.GroupNorm(n_out // 8, n_out)
+        self.conv2 = nn.Conv3d(n_out, n_out, 3, padding=1)
+        self.skip = nn.Identity() if (n_in, stride) == (n_out, 1) else nn.Conv3d(n_in, n_out, stride, stride)
+        # A block that starts as its own skip keeps the early gradient well scaled.
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """Return ``(B, n_out, ...)`` features."""
+        hidden = self.conv1(functional.silu(self.norm1(features)))
+        scale, shift = self.film(embedding)[..., None, None, None].chunk(2, dim=1)
+        hidden = self.norm2(hidden) * (1 + scale) + shift
+        return self.skip(features) + self.conv2(functional.silu(hidden))
+
+
+class ConditionalUNet(nn.Module):
+    """Predict every contrast, and the size of its own error, from whatever contrasts are present.
+
+    Parameters
+    ----------
+    config : UNetConfig
+        Widths and depth.
+    shape : tuple of int
+        ``(D, H, W)`` of the window; multiples of 8.
+
+    Attributes
+    ----------
+    atlas : Tensor
+        ``(1, 3, D, H, W)`` buffer, mean of each contrast over simulated people; zeros until training sets it.
+    """
+
+    atlas: Tensor
+
+    def __init__(self, config: UNetConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        n_contrast = len(CONTRASTS)
+        top, middle, bottom = config.widths
+        n_input = 2 * n_contrast + TEMPLATE_CHANNELS + 1
+        self.register_buffer("atlas", torch.zeros(1, n_contrast, *shape))
+        self.embed = nn.Sequential(
+            nn.Linear(len(Direction) + n_contrast + 1, config.n_embed),
+            nn.SiLU(),
+            nn.Linear(config.n_embed, config.n_embed),
+            nn.SiLU(),
+        )
+        self.stem = nn.Conv3d(8 * n_input, top, 1)
+        self.down0 = ResidualBlock(top, top, config.n_embed)
+        self.down1 = ResidualBlock(top, middle, config.n_embed, stride=2)
+        self.down2 = ResidualBlock(middle, bottom, config.n_embed, stride=2)
+        self.bottom = nn.ModuleList(
+            ResidualBlock(bottom, bottom, config.n_embed) for _ in range(config.n_bottom)
+        )
+        self.lift2 = nn.Conv3d(bottom, middle, 1)
+        self.up1 = ResidualBlock(middle, middle, config.n_embed)
+        self.lift1 = nn.Conv3d(middle, top, 1)
+        self.up0 = ResidualBlock(top, top, config.n_embed)
+        # Per target: 8 voxels of `a`; per target and source: `b` and `c`; per target: the log of the error.
+        self.head = nn.Conv3d(top, 8 * n_contrast + 2 * len(POLYNOMIAL_PAIRS) + n_contrast, 1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, source: Tensor, present: Tensor, template: Tensor, mask: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the target contrasts.
+
+        Parameters
+        ----------
+        source : Tensor
+            ``(B, 3, D, H, W)`` float32, in-brain mean 1, zeros for absent contrasts.
+        present : Tensor
+            ``(B, 3)`` float32, 1 for the contrasts that `source` holds.
+        template : Tensor
+            ``(B, 4, D, H, W)`` float32; all zeros where it is withheld.
+        mask : Tensor
+            ``(B, 1, D, H, W)`` float32, 1 in the brain.
+        direction : Tensor
+            ``(B,)`` int64, `Direction.code`.
+
+        Returns
+        -------
+        mean : Tensor
+            ``(B, 3, D, H, W)`` prediction of every contrast, zero outside the mask.
+        log_scale : Tensor
+            ``(B, 3, D, H, W)`` natural logarithm of the expected absolute error.
+        """
+        batch = len(source)
+        atlas = self.atlas.expand(batch, -1, -1, -1, -1)
+        has_template = template.flatten(1).any(1, keepdim=True).to(source.dtype)
+        one_hot = functional.one_hot(direction, len(Direction)).to(source.dtype)
+        embedding = self.embed(torch.cat([one_hot, present, has_template], 1))
+        # What differs from the atlas is what the subject tells; an absent contrast differs nowhere.
+        contrast = (source - atlas) * present[..., None, None, None] * mask
+        inputs = torch.cat([contrast, atlas * mask, template, mask], 1)
+        features = self._trunk(self.stem(voxels_to_blocks(inputs)), embedding)
+        return self._combine(self.head(features), contrast, atlas, mask)
+
+    def _trunk(self, stem: Tensor, embedding: Tensor) -> Tensor:
+        """Run the U on blocks; skips are added, which halves the cost of concatenating them."""
+        level0 = self.down0(stem, embedding)
+        level1 = self.down1(level0, embedding)
+        features = self.down2(level1, embedding)
+        for block in self.bottom:
+            features = block(features, embedding)
+        features = self.up1(level1 + _double(self.lift2(features)), embedding)
+        return self.up0(level0 + _double(self.lift1(features)), embedding)
+
+    def _combine(self, maps: Tensor, contrast: Tensor, atlas: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Form ``atlas + a + b s + c s^2`` with the maps of the head; `s` is the source minus the atlas."""
+        n, n_pairs = len(CONTRASTS), len(POLYNOMIAL_PAIRS)
+        sharp, smooth = maps.split([8 * n, 2 * n_pairs + n], dim=1)
+        linear, quadratic, log_scale = _double(smooth).split([n_pairs, n_pairs, n], dim=1)
+        targets, sources = torch.tensor(POLYNOMIAL_PAIRS, device=maps.device).T
+        guide = contrast[:, sources]
+        polynomial = torch.index_add(
+            blocks_to_voxels(sharp), 1, targets, (linear + quadratic * guide) * guide
+        )
+        mean = (atlas + polynomial) * mask
+        return mean, log_scale.clamp(*LOG_SCALE_RANGE)
+
+
+def voxels_to_blocks(image: Tensor) -> Tensor:
+    """Move 2 x 2 x 2 neighbourhoods into channels: ``(B, C, D, H, W)`` to ``(B, 8 C, D/2, H/2, W/2)``."""
+    b, c, d, h, w = image.shape
+    blocks = image.reshape(b, c, d // 2, 2, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return blocks.reshape(b, 8 * c, d // 2, h // 2, w // 2)
+
+
+def blocks_to_voxels(blocks: Tensor) -> Tensor:
+    """Undo `voxels_to_blocks`.
+
+    Examples
+    --------
+    >>> image = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
+    >>> bool((blocks_to_voxels(voxels_to_blocks(image)) == image).all())
+    True
+    """
+    b, c, d, h, w = blocks.shape
+    image = blocks.reshape(b, c // 8, 2, 2, 2, d, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return image.reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
+
+
+def _double(features: Tensor) -> Tensor:
+    """Double the resolution, trilinearly."""
+    return functional.interpolate(features, scale_factor=2, mode="trilinear", align_corners=False)

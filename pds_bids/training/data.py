@@ -1,0 +1,200 @@
+"""From simulated pairs to training batches: split by person, directions, dropout of inputs, mirror images."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pds_bids.exceptions import UsageError
+from pds_bids.inference.prepare import Window, scale_template, scale_to_mean
+from pds_bids.methods import Batch
+from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+from pds_bids.phantom.stream import Pair
+from pds_bids.seeds import derive_seed
+
+__all__ = [
+    "Augmentation",
+    "ExampleStream",
+    "PairSource",
+    "Split",
+    "collate",
+    "make_example",
+    "split_subjects",
+    "to_device",
+]
+
+Example = dict[str, Tensor]
+
+
+class PairSource(Protocol):
+    """Anything that makes the i-th pair, always the same one for the same index."""
+
+    def pair(self, index: int) -> Pair:
+        """Return pair number `index`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the people for training, for choosing and calibrating, and for the final figures."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the names as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def split_subjects(names: Sequence[str], seed: int, n_validation: int = 2, n_test: int = 3) -> Split:
+    """Split people, never images, at random.
+
+    Parameters
+    ----------
+    names : sequence of str
+        One name per person; the order does not matter.
+    seed : int
+        Seed of the split.
+    n_validation, n_test : int
+        Sizes of the two held-out sets; the rest is for training.
+
+    Returns
+    -------
+    Split
+        Sorted names.
+
+    Raises
+    ------
+    UsageError
+        If a name appears twice or nobody is left for training.
+    """
+    people = sorted(names)
+    if len(set(people)) != len(people):
+        raise UsageError("a person appears twice; a split would leak")
+    if len(people) <= n_validation + n_test:
+        raise UsageError(f"{len(people)} people do not suffice to hold out {n_validation} + {n_test}")
+    order = np.random.default_rng(derive_seed(seed, "split")).permutation(people)
+    test, validation, train = np.split(order, [n_test, n_test + n_validation])
+    return Split(*(tuple(sorted(map(str, part))) for part in (train, validation, test)))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often inputs are withheld or mirrored.
+
+    Parameters
+    ----------
+    p_drop_contrast : float
+        Probability that one of several source contrasts is withheld.
+    p_drop_template : float
+        Probability that the template channels are withheld.
+    p_mirror : float
+        Probability that the person is mirrored left to right; the template is not.
+    """
+
+    p_drop_contrast: float = 0.2
+    p_drop_template: float = 0.3
+    p_mirror: float = 0.5
+
+
+def make_example(pair: Pair, window: Window, direction: Direction, drop: Sequence[Contrast] = ()) -> Example:
+    """Cut, mask and scale a pair for one direction.
+
+    Parameters
+    ----------
+    pair : Pair
+        Simulated person.
+    window : Window
+        What the network sees.
+    direction : Direction
+        Decides which contrasts are source.
+    drop : sequence of Contrast
+        Source contrasts to withhold.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Fields of `Batch` for one person, without the leading dimension.
+    """
+    mask = window.crop(pair.mask)
+    source = np.zeros((len(CONTRASTS), *window.shape), np.float32)
+    present = np.zeros(len(CONTRASTS), np.float32)
+    for contrast in MODALITIES[direction.source].contrasts:
+        if contrast not in drop:
+            channel = CONTRASTS.index(contrast)
+            image = window.crop(pair.source[channel])
+            source[channel] = scale_to_mean(image, mask, f"{pair.name} {contrast}")[0]
+            present[channel] = 1
+    return {
+        "source": torch.from_numpy(source),
+        "present": torch.from_numpy(present),
+        "template": torch.from_numpy(scale_template(window.crop(pair.template), mask)),
+        "mask": torch.from_numpy(mask[None].astype(np.float32)),
+        "direction": torch.tensor(direction.code),
+        "target": torch.from_numpy(np.ascontiguousarray(window.crop(pair.target), np.float32)),
+    }
+
+
+class ExampleStream(IterableDataset):
+    """Endless training examples; the i-th one depends on the seed and on i only.
+
+    Parameters
+    ----------
+    pairs : PairSource
+        Simulated people.
+    window : Window
+        What the network sees.
+    augmentation : Augmentation
+        Dropout and mirroring.
+    seed : int
+        Seed of direction, dropout and mirroring.
+    first : int
+        Index to start at, so that a resumed training continues where it stopped.
+    """
+
+    def __init__(
+        self, pairs: PairSource, window: Window, augmentation: Augmentation, seed: int, first: int = 0
+    ) -> None:
+        self.pairs = pairs
+        self.window = window
+        self.augmentation = augmentation
+        self.seed = seed
+        self.first = first
+
+    def example(self, index: int) -> Example:
+        """Return example number `index`; directions alternate so that batches of two hold both."""
+        rng = np.random.default_rng(derive_seed(self.seed, "example", index))
+        direction = list(Direction)[index % len(Direction)]
+        contrasts = MODALITIES[direction.source].contrasts
+        drop = []
+        if len(contrasts) > 1 and rng.random() < self.augmentation.p_drop_contrast:
+            drop.append(contrasts[rng.integers(len(contrasts))])
+        example = make_example(self.pairs.pair(index), self.window, direction, drop)
+        if rng.random() < self.augmentation.p_drop_template:
+            example["template"] = torch.zeros_like(example["template"])
+        if rng.random() < self.augmentation.p_mirror:
+            for name in ("source", "mask", "target"):
+                example[name] = example[name].flip(1)
+        return example
+
+    def __iter__(self) -> Iterator[Example]:
+        index = self.first
+        while True:
+            yield self.example(index)
+            index += 1
+
+
+def collate(examples: Sequence[Example]) -> Example:
+    """Stack examples; a plain dictionary, because worker processes send those cheaply."""
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def to_device(stacked: Example, device: torch.device | str) -> Batch:
+    """Return a `Batch` on `device`."""
+    return Batch(**stacked).to(device)
