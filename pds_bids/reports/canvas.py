@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pds_bids.bids.write import replacing
 from pds_bids.exceptions import UsageError
 
 if TYPE_CHECKING:
@@ -111,25 +112,9 @@ def save_figure(figure: "Figure", path: Path) -> Path:
             content = _compressed_png(figure)
         else:
             raise UsageError(f"figure {path.name}: expected .svg or .png")
-    write_atomically(path, content)
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)
     return path
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file beside `path` and move it there, so that nobody ever meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-        # mkstemp makes private files; outputs follow the umask of the user like every other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _compressed_png(figure: "Figure") -> bytes:

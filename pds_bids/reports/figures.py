@@ -1,23 +1,21 @@
 """Pictures of volumes that let a reader reject a bad result; the charts are re-exported from `charts`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pds_bids.imaging.grid import Grid
-from pds_bids.reports.canvas import BLUE, GREEN, GREY, ORANGE, VERMILLION, YELLOW, Series, save_figure
+from pds_bids.reports.canvas import BLUE, GREEN, ORANGE, VERMILLION, YELLOW, Series, save_figure
 from pds_bids.reports.charts import gradient_figure, motion_figure
 from pds_bids.reports.slices import AXIAL, CORONAL, SAGITTAL, Contour, Cut, Row, View, draw_mosaic
+from pds_bids.reports.verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Gate",
-    "GateStatus",
+    "Verdict",
     "gradient_figure",
     "mask_figure",
     "motion_figure",
@@ -34,33 +32,6 @@ _FOUR = (0.2, 0.4, 0.6, 0.8)
 _THREE = (0.3, 0.53, 0.75)
 # Fixed shares of the common window: a bad synthesis must not look good because its map was rescaled.
 _DIFFERENCE_SHARE, _STD_SHARE = 0.5, 0.25
-
-
-class GateStatus(StrEnum):
-    """Verdict of a registration gate."""
-
-    PASSED = "passed"
-    FALLBACK = "fallback"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-    @property
-    def colour(self) -> str:
-        """Colour of the traffic light."""
-        return {"passed": GREEN, "fallback": ORANGE, "failed": VERMILLION}.get(self.value, GREY)
-
-    @property
-    def symbol(self) -> str:
-        """Sign beside the colour, for those who do not see it."""
-        return {"passed": "✓", "fallback": "!", "failed": "✗"}.get(self.value, "?")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Verdict of a registration gate and its reason."""
-
-    status: GateStatus
-    reason: str = ""
 
 
 def mask_figure(image: np.ndarray, grid: Grid, mask: np.ndarray, *, title: str) -> "Figure":
@@ -104,7 +75,7 @@ def registration_figure(
     warped_mask: np.ndarray,
     *,
     title: str,
-    gate: Gate | None = None,
+    verdict: Verdict | None = None,
 ) -> "Figure":
     """Draw the template above the registered image in the same planes.
 
@@ -125,8 +96,8 @@ def registration_figure(
         ``(X, Y, Z)``, brain mask of the image in template space.
     title : str
         Heading.
-    gate : Gate, optional
-        Verdict, shown as a badge.
+    verdict : Verdict, optional
+        What the registration gate said, shown as a badge.
 
     Returns
     -------
@@ -156,7 +127,8 @@ def registration_figure(
             Row(f"template, {name}", template_image, cuts, template_window, contours=[*outlines[:1], own]),
             Row(f"registered image, {name}", warped_image, cuts, warped_window, contours=[*outlines, own]),
         ]
-    badge = (f"{gate.status.symbol} registration {gate.status}", gate.status.colour) if gate else None
+    status = verdict.status if verdict else None
+    badge = (f"{status.symbol} registration {status}", status.colour) if status else None
     return draw_mosaic(view, rows, title=title, badge=badge)
 
 

@@ -1,0 +1,261 @@
+"""The page of one participant: ``OUT/sub-XX.html``, from the output folder alone.
+
+The page needs no network and no script from elsewhere. nireports' assembler is not used: its page takes
+Bootstrap and jQuery from two public servers, drops figures that its specification does not name, and puts
+errors last.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import yaml
+
+from pds_bids import __version__
+from pds_bids.bids.write import write_text
+from pds_bids.modalities import MODALITIES, Modality
+from pds_bids.reports import quality
+from pds_bids.reports.boilerplate import markdown_to_html, read_bibliography
+from pds_bids.reports.records import Crash, FigureFile, Participant, QualityFile, Session, read_participant
+from pds_bids.reports.verdict import GateStatus, Verdict
+
+__all__ = ["Light", "assemble_report"]
+
+
+@dataclass(frozen=True)
+class Light:
+    """A traffic light: a colour class, a sign and a word, so that colour is never the only cue; and why."""
+
+    kind: str
+    text: str
+    reason: str = ""
+
+    @property
+    def symbol(self) -> str:
+        """Sign beside the colour."""
+        return {"good": "✓", "doubt": "!", "bad": "✗", "idle": "–"}[self.kind]
+
+
+def assemble_report(out_dir: Path, participant: str, *, command_line: str = "") -> Path:
+    """Write the report of one participant.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Derivative dataset.
+    participant : str
+        Label, with or without ``sub-``.
+    command_line : str
+        How the program was called; by default what the folder's log says.
+
+    Returns
+    -------
+    Path
+        ``OUT/sub-XX.html``, complete.
+    """
+    record = read_participant(out_dir, participant)
+    page = out_dir / f"sub-{record.label}.html"
+    write_text(page, render(record, _methods(out_dir), command_line or record.last_run.command_line))
+    return page
+
+
+def render(record: Participant, methods: str, command_line: str) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    record : Participant
+        What the folder holds.
+    methods : str
+        Methods text as HTML, made by this package.
+    command_line : str
+        How the program was called.
+    """
+    sessions = [_session_view(session, record.last_run.crashes) for session in record.sessions]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            record=record,
+            sessions=sessions,
+            overall=_overall(record, sessions),
+            crashes=record.last_run.crashes,
+            earlier=[crash for run in record.runs[:-1] for crash in run.crashes],
+            models=_models(record),
+            origins=_template_origins(record),
+            command_line=command_line,
+            methods=methods,
+            assembled_by=__version__,
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pds_bids.reports", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["link"] = lambda path: quote(Path(path).as_posix())
+    environment.filters["number"] = quality.format_value
+    return environment
+
+
+@cache
+def _figure_kinds() -> dict[str, dict[str, str]]:
+    """Return the figures of the specification by their desc, in its order."""
+    text = files("pds_bids.data").joinpath("reports-spec.yml").read_text(encoding="utf-8")
+    return {entry["desc"]: entry for entry in yaml.safe_load(text)["figures"]}
+
+
+def _session_view(session: Session, crashes: Iterable[Crash]) -> dict[str, Any]:
+    """Return what the page shows of a session."""
+    own = f"_ses_{session.label}_wf" if session.label else "_wf"
+    is_own = [c for c in crashes if c.session_workflow.endswith(own.replace("+", "_"))]
+    gates = [
+        (f"{_name(file)} {name}".strip(), verdict)
+        for file in session.quality
+        for name, verdict in quality.verdicts(file.content)
+    ]
+    return {
+        "title": f"Session {session.label}" if session.label else "Scans",
+        "anchor": f"ses-{session.label}" if session.label else "scans",
+        "plan": session.plan,
+        "acquired": {modality.upper(): _acquired(session, modality) for modality in Modality},
+        "t1w": _anatomy(session.plan),
+        "targets": [direction.target.upper() for direction in session.directions],
+        "light": _session_light(session, is_own),
+        "gates": [(name, verdict, _gate_light(verdict)) for name, verdict in gates],
+        "fidelity": [table for file in session.quality for table in quality.fidelity(file.content)],
+        "warnings": list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content))),
+        "measures": [(_name(file), file.path, quality.measures(file.content)) for file in session.quality],
+        "figures": _ordered_figures(session.figures),
+        "synthetic": session.synthetic,
+        "crashes": is_own,
+    }
+
+
+def _session_light(session: Session, crashes: list[Crash]) -> Light:
+    """Say what became of a session; a file that is not there is never called done."""
+    action, missing = session.plan.get("action", ""), session.missing()
+    why = str(session.plan.get("reason", ""))
+    if crashes and not missing and session.synthetic:
+        return Light(
+            "doubt", "crashed", f"images are there, but the last run crashed: {crashes[0].last_line}"
+        )
+    if crashes or action == "fail":
+        return Light("bad", "failed", crashes[0].last_line if crashes else why)
+    if missing:
+        return Light("bad", "not done", f"no synthetic {' and '.join(missing)} in the folder")
+    said = {v.status for file in session.quality for _, v in quality.verdicts(file.content)}
+    if GateStatus.FAILED in said and session.synthetic:
+        return Light("bad", "do not use", "synthesised, but a registration failed its gate")
+    if session.synthetic:
+        if GateStatus.FALLBACK in said:
+            return Light("doubt", "look", "done, with a fallback: look at the registration")
+        return Light("good", "done", why)
+    if action == "skip":
+        return Light("idle", "skipped", why)
+    return Light("idle", "nothing", why or "no plan and no synthetic image")
+
+
+def _overall(record: Participant, sessions: list[dict[str, Any]]) -> Light:
+    kinds = [view["light"].kind for view in sessions]
+    if record.last_run.crashes or "bad" in kinds:
+        count = max(kinds.count("bad"), 1)
+        return Light("bad", f"{count} of {max(len(kinds), 1)} sessions with errors")
+    if "doubt" in kinds:
+        return Light("doubt", "done; some results need a look")
+    if "good" in kinds:
+        return Light("good", "done")
+    return Light("idle", "nothing was synthesised")
+
+
+def _gate_light(found: Verdict) -> Light:
+    kind = {GateStatus.PASSED: "good", GateStatus.FALLBACK: "doubt", GateStatus.FAILED: "bad"}
+    return Light(kind.get(found.status, "idle"), str(found.status))
+
+
+def _acquired(session: Session, modality: Modality) -> str:
+    """Describe the acquired series of a modality; empty when there is none."""
+    series = session.plan.get(modality)
+    if not isinstance(series, Mapping):
+        return ""
+    entities = series.get("entities") or {}
+    label = " ".join(f"{key}-{value}" for key, value in entities.items() if key not in ("sub", "ses"))
+    count = series.get("n_volumes")
+    return f"{label or Path(str(series.get('path', ''))).name}" + (f", {count} volumes" if count else "")
+
+
+def _anatomy(plan: Mapping[str, Any]) -> str:
+    if not plan.get("t1w"):
+        return ""
+    session = plan.get("t1w_session")
+    return f"of ses-{session}" if session and session != plan.get("session") else "yes"
+
+
+def _name(file: QualityFile) -> str:
+    """Name a quality file by its modality and the entities that tell it from others."""
+    rest = " ".join(f"{k}-{v}" for k, v in file.entities.items() if k not in ("sub", "ses", "desc"))
+    folder = {spec.datatype: modality.upper() for modality, spec in MODALITIES.items()}
+    return f"{folder.get(file.path.parent.name, file.path.parent.name)} {rest}".strip()
+
+
+def _ordered_figures(figures: Iterable[FigureFile]) -> list[dict[str, Any]]:
+    """Return figures in the order of the specification; unknown ones last, never dropped."""
+    kinds = _figure_kinds()
+    order = list(kinds)
+    views = []
+    for figure in figures:
+        # "synthetic+segments" is a kind of "synthetic".
+        desc = figure.entities.get("desc", "")
+        known = desc if desc in kinds else desc.split("+")[0]
+        kind = kinds.get(known, {"title": desc or figure.path.stem, "caption": "", "reject": ""})
+        rest = [f"{k}-{v}" for k, v in figure.entities.items() if k not in ("sub", "ses", "desc")]
+        views.append(
+            {
+                "rank": (order.index(known) if known in kinds else len(order), str(figure.path)),
+                "path": figure.path,
+                "size": figure.size,
+                "title": kind["title"],
+                "detail": " ".join([*rest, figure.suffix]),
+                "caption": kind["caption"],
+                "reject": kind["reject"],
+                "is_synthetic": desc.startswith("synthetic"),
+            }
+        )
+    return sorted(views, key=lambda view: view["rank"])
+
+
+def _models(record: Participant) -> list[list[tuple[str, str]]]:
+    """Return how the synthetic images were made, by their sidecars; equal descriptions once."""
+    wanted = ("SyntheticFrom", "GenerativeModel", "RandomSeed", "Device", "GeneratedBy")
+    models = []
+    for session in record.sessions:
+        for sidecar in session.sidecars:
+            entry = quality.measures({key: sidecar[key] for key in wanted if key in sidecar})
+            if entry and entry not in models:
+                models.append(entry)
+    return models
+
+
+def _template_origins(record: Participant) -> list[str]:
+    found = [file.content.get("template_origin") for s in record.sessions for file in s.quality]
+    return list(dict.fromkeys(str(origin) for origin in found if origin))
+
+
+def _methods(out_dir: Path) -> str:
+    """Return the methods text of the folder as HTML, escaped; empty when it was not written."""
+    try:
+        text = (out_dir / "logs" / "CITATION.md").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return markdown_to_html(text, read_bibliography())
