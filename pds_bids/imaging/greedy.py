@@ -75,7 +75,8 @@ def affine(
     metric : str
         ``NMI`` or ``NCC 2x2x2``.
     schedule : str
-        Iterations from coarse to fine, for example ``100x50x0`` (factors 4, 2, 1).
+        Iterations from coarse to fine, for example ``100x50x0`` (factors 4, 2, 1). The first must not be 0:
+        greedy 1.4 then ends the process.
     nthreads : int
         Threads.
 

@@ -84,7 +84,7 @@ def brain_mean(image: np.ndarray, mask: np.ndarray) -> float:
     mean = float(np.mean(image[mask], dtype=np.float64)) if mask.any() else float("nan")
     if not (np.isfinite(mean) and mean > 0):
         raise DataError(
-            f"mean intensity in the brain mask ({int(mask.sum())} voxels) is {mean}, expected a positive number"
+            f"mean intensity in the brain mask ({int(mask.sum())} voxels) is {mean}, expected above 0"
         )
     return mean
 

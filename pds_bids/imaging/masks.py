@@ -7,7 +7,16 @@ from scipy import ndimage
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid
 
-__all__ = ["check_image", "dice", "head_mask", "rough_brain_mask"]
+__all__ = [
+    "check_image",
+    "dice",
+    "dilated",
+    "eroded",
+    "head_mask",
+    "largest_piece",
+    "otsu_threshold",
+    "rough_brain_mask",
+]
 
 # Brain and scalp hang together by bridges thinner than twice this; measured on eleven real scans.
 BRIDGE_MM = 4.0
@@ -70,7 +79,7 @@ def head_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
     """
     check_image(image, grid)
     # Half of Otsu's threshold: muscle and the shaded side of the head belong to it, noise does not.
-    return ndimage.binary_fill_holes(_largest(image > 0.5 * _otsu(image)))
+    return ndimage.binary_fill_holes(largest_piece(image > 0.5 * otsu_threshold(image)))
 
 
 def rough_brain_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
@@ -95,11 +104,11 @@ def rough_brain_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
     """
     head = head_mask(image, grid)
     flat = _flattened(image, head, grid)
-    inner = _eroded(head, grid, 2 * BRIDGE_MM)
+    inner = eroded(head, grid, 2 * BRIDGE_MM)
     bright = head & (flat > TISSUE_FRACTION * np.median(flat[inner if inner.any() else head]))
-    core = _largest(_eroded(bright, grid, BRIDGE_MM))
-    brain = _dilated(core, grid, BRIDGE_MM + max(grid.zooms) / 2) & bright
-    closed = ~_dilated(~_dilated(brain, grid, 2 * BRIDGE_MM), grid, 2 * BRIDGE_MM)
+    core = largest_piece(eroded(bright, grid, BRIDGE_MM))
+    brain = dilated(core, grid, BRIDGE_MM + max(grid.zooms) / 2) & bright
+    closed = ~dilated(~dilated(brain, grid, 2 * BRIDGE_MM), grid, 2 * BRIDGE_MM)
     brain = ndimage.binary_fill_holes((closed | brain) & head)
     volume_ml = brain.sum() * abs(np.linalg.det(grid.vox2ras[:3, :3])) / 1000
     if not SMALLEST_BRAIN_ML < volume_ml < LARGEST_BRAIN_ML:
@@ -118,8 +127,8 @@ def _flattened(image: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
     return np.where(inside, image * weight / np.maximum(level, np.finfo(np.float32).tiny), 0)
 
 
-def _otsu(image: np.ndarray, inside: np.ndarray | None = None) -> float:
-    """Otsu's threshold of all or some voxels, blind to the brightest 2%."""
+def otsu_threshold(image: np.ndarray, inside: np.ndarray | None = None) -> float:
+    """Return Otsu's threshold of all or some voxels, blind to the brightest 2%."""
     values = image[inside] if inside is not None else image.ravel()
     top = np.percentile(values[values > values.min()], 98)
     values = np.clip(values, None, top).astype(np.float32)
@@ -128,19 +137,19 @@ def _otsu(image: np.ndarray, inside: np.ndarray | None = None) -> float:
     return float(threshold.GetThreshold())
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """Largest piece of a mask; voxels touch by their faces."""
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """Return the largest piece of a mask; voxels touch by their faces."""
     labels, n_pieces = ndimage.label(mask)
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n_pieces else mask
 
 
-def _eroded(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
-    """Voxels farther than `radius_mm` from the nearest voxel outside; the border of the image is not outside."""
+def eroded(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
+    """Return the voxels farther than `radius_mm` from what is outside; the border of the image is not."""
     return ndimage.distance_transform_edt(mask, sampling=grid.zooms) > radius_mm
 
 
-def _dilated(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
-    """Voxels within `radius_mm` of the mask."""
+def dilated(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
+    """Return the voxels within `radius_mm` of the mask."""
     if not mask.any():
         return mask
     return ndimage.distance_transform_edt(~mask, sampling=grid.zooms) <= radius_mm

@@ -1,0 +1,470 @@
+"""Registration of echo-planar and T1-weighted images to the template and to each other, gated.
+
+Every affine starts from several poses, every result is measured by `pds_bids.imaging.gate`, and what fails is
+replaced by something simpler or refused: a wrong registration is worse than none.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from pds_bids.exceptions import QualityError
+from pds_bids.imaging import greedy
+from pds_bids.imaging.gate import Gate, GateLimits, judge, nmi
+from pds_bids.imaging.greedy import GreedyImage
+from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
+from pds_bids.imaging.intensity import n4_bias, to_units
+from pds_bids.imaging.masks import check_image, dilated, head_mask, largest_piece, otsu_threshold
+from pds_bids.imaging.search import Sample, cube_rotations, rank_starts, rotation_angle_deg, small_rotations
+from pds_bids.imaging.tissues import Template, paint_epi
+from pds_bids.modalities import Contrast
+
+__all__ = [
+    "Registration",
+    "from_itk_displacement",
+    "mask_in_native",
+    "register_epi_to_template",
+    "register_rigid",
+    "register_t1w_to_template",
+    "to_itk_displacement",
+    "two_path_disagreement",
+]
+
+_LOG = logging.getLogger("pds_bids.imaging")
+
+EPI_LIMITS = GateLimits()
+T1W_LIMITS = GateLimits()
+RIGID_LIMITS = GateLimits()
+
+# Nobody lies in the scanner like this: the header is wrong, and left and right cannot be trusted.
+LARGEST_TILT_DEG = 50.0
+# Search: rotations of 15 degrees either way, and shifts where the field of view cuts the brain.
+TILT_STEP_DEG = 15.0
+EPI_SHIFTS_MM = [(0.0, y, z) for y in (0.0, -10.0, 10.0) for z in (0.0, -12.0, 12.0)]
+T1W_SHIFTS_MM = [
+    (0.0, y, z) for y in (0.0, -10.0, 10.0, -20.0, 20.0) for z in (0.0, -10.0, 10.0, -20.0, 20.0)
+]
+N_STARTS = 3
+# From the top of the head to the top of the brain.
+SCALP_MM = 12.0
+# Finer T1w voxels are thinned out for registration only.
+T1W_SPACING_MM = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A registration to the template, both ways.
+
+    Parameters
+    ----------
+    template2native : PointMap
+        On the template grid, points in native RAS+ mm: resamples native images onto the template.
+    native2template : PointMap
+        On the native grid, points in template RAS+ mm: resamples the template onto the native image.
+    template2native_affine : ndarray
+        ``(4, 4)`` affine part of `template2native`.
+    gate : Gate
+        Figures of what was accepted; ``gate.stage`` says whether it is deformable.
+    """
+
+    template2native: PointMap
+    native2template: PointMap
+    template2native_affine: np.ndarray
+    gate: Gate
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """Iterations from coarse to fine."""
+
+    affine: str = "60x30x0"
+    refine: str = "30x10"
+    deformable: str = "60x40x15"
+    smoothing_vox: tuple[float, float] = (1.7, 0.7)
+
+
+_FULL = _Effort()
+_SLOPPY = _Effort(affine="40x0x0", refine="20x0", deformable="30x15x0")
+
+
+def register_epi_to_template(
+    mean: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    template: Template,
+    contrast: Contrast,
+    *,
+    sloppy: bool = False,
+    nthreads: int = 1,
+) -> Registration:
+    """Register an echo-planar image to the template painted in its contrast.
+
+    Parameters
+    ----------
+    mean : ndarray
+        ``(X, Y, Z)``; mean BOLD, b = 0 or mean DWI, N4-corrected.
+    mask : ndarray
+        ``(X, Y, Z)`` bool; brain.
+    grid : Grid
+        Their lattice.
+    template : Template
+        On the grid on which to register; 3 mm suffice for EPI.
+    contrast : Contrast
+        Which image it is.
+    sloppy : bool
+        Fewer iterations, for tests.
+    nthreads : int
+        Threads.
+
+    Returns
+    -------
+    Registration
+
+    Raises
+    ------
+    DataError
+        If the image is empty, constant, not finite, or does not fit its grid.
+    QualityError
+        If neither the deformable nor the affine registration passes the gate, or the head seems to lie on its
+        side or upside down.
+    """
+    check_image(mean, grid, f"{contrast} image")
+    effort = _SLOPPY if sloppy else _FULL
+    units, _ = to_units(mean, mask)
+    painted, _ = to_units(paint_epi(template, contrast), template.mask)
+    fixed = GreedyImage(painted, template.grid)
+    moving = GreedyImage(units, grid)
+    region = dilated(template.mask, template.grid, 12.0)
+    sample = Sample.draw(painted, template.grid, template.mask, region, units, grid)
+    centres = _centre(template.mask, template.grid), _centre(mask, grid)
+    starts = rank_starts(
+        sample.correlation, small_rotations(TILT_STEP_DEG), EPI_SHIFTS_MM, *centres, N_STARTS
+    )
+    starts += rank_starts(sample.correlation, cube_rotations(), EPI_SHIFTS_MM, *centres, 1)
+    affine = _best_affine(fixed, moving, starts, sample, effort, nthreads)
+    _refuse_tilt(affine, f"{contrast} image")
+    affine = greedy.affine(
+        _inside_view(fixed, moving.grid, affine, region),
+        moving,
+        affine,
+        dof=12,
+        metric="NMI",
+        schedule=effort.refine,
+        nthreads=nthreads,
+    )
+    judged = (painted, template.mask, units, mask)
+    return _deform(fixed, moving, affine, judged, region, effort, EPI_LIMITS, nthreads, grid, str(contrast))
+
+
+def register_t1w_to_template(
+    t1w: np.ndarray,
+    grid: Grid,
+    template: Template,
+    *,
+    sloppy: bool = False,
+    nthreads: int = 1,
+) -> Registration:
+    """Register a T1-weighted whole head to the template's brain.
+
+    Parameters
+    ----------
+    t1w : ndarray
+        ``(X, Y, Z)``; as acquired, with or without the skull.
+    grid : Grid
+        Its lattice.
+    template : Template
+        On the grid on which to register.
+    sloppy : bool
+        Fewer iterations, for tests.
+    nthreads : int
+        Threads.
+
+    Returns
+    -------
+    Registration
+        `mask_in_native` of it is the brain mask.
+
+    Raises
+    ------
+    DataError
+        If the image is empty, constant, not finite, or does not fit its grid.
+    QualityError
+        If neither the deformable nor the affine registration passes the gate.
+    """
+    check_image(t1w, grid, "T1w image")
+    effort = _SLOPPY if sloppy else _FULL
+    thin, thin_grid = _thinned(t1w, grid, T1W_SPACING_MM)
+    head = head_mask(thin, thin_grid)
+    brain_t1w, _ = to_units(template.t1w * template.mask, template.mask)
+    region = dilated(template.mask, template.grid, 6.0)
+    fixed = GreedyImage(brain_t1w, template.grid, region)
+    clipped = np.clip(thin / np.percentile(thin[head], 98), 0, 1.2).astype(np.float32)
+    sample = Sample.draw(
+        brain_t1w,
+        template.grid,
+        template.mask,
+        dilated(template.mask, template.grid, 10.0),
+        clipped,
+        thin_grid,
+    )
+    centres = _centre(template.mask, template.grid), _brain_centre_in_head(head, thin_grid, template)
+    starts = rank_starts(
+        sample.correlation, small_rotations(TILT_STEP_DEG), T1W_SHIFTS_MM, *centres, N_STARTS
+    )
+    affine = _best_affine(fixed, GreedyImage(clipped, thin_grid), starts, sample, effort, nthreads)
+    _refuse_tilt(affine, "T1w image")
+    units, tissue = _t1w_brain(thin, thin_grid, affine, template, nthreads)
+    judged = (brain_t1w, template.gm + template.wm > 0.5, units, tissue)
+    return _deform(
+        fixed,
+        GreedyImage(units, thin_grid),
+        affine,
+        judged,
+        region,
+        effort,
+        T1W_LIMITS,
+        nthreads,
+        grid,
+        "T1w",
+    )
+
+
+def register_rigid(
+    fixed: np.ndarray,
+    fixed_grid: Grid,
+    fixed_mask: np.ndarray,
+    moving: np.ndarray,
+    moving_grid: Grid,
+    moving_mask: np.ndarray,
+    *,
+    nthreads: int = 1,
+) -> tuple[np.ndarray, Gate]:
+    """Register two images of one head, of any contrasts, by a rotation and a shift.
+
+    Parameters
+    ----------
+    fixed, moving : ndarray
+        ``(X, Y, Z)``; N4-corrected.
+    fixed_grid, moving_grid : Grid
+        Their lattices.
+    fixed_mask, moving_mask : ndarray
+        Their brains.
+    nthreads : int
+        Threads.
+
+    Returns
+    -------
+    fixed2moving : ndarray
+        ``(4, 4)`` point map, RAS+ mm.
+    gate : Gate
+        The caller decides what to do if it did not pass.
+
+    Raises
+    ------
+    DataError
+        If an image is empty, constant, not finite, or does not fit its grid.
+    """
+    check_image(fixed, fixed_grid, "fixed image")
+    check_image(moving, moving_grid, "moving image")
+    still, _ = to_units(fixed, fixed_mask)
+    shifted, _ = to_units(moving, moving_mask)
+    region = dilated(fixed_mask, fixed_grid, 8.0)
+    sample = Sample.draw(still, fixed_grid, fixed_mask, region, shifted, moving_grid)
+
+    def score(fixed2moving: np.ndarray) -> float:
+        seen, inside = sample.look(fixed2moving)
+        return nmi(sample.values[inside], seen[inside]) if inside[sample.brain].mean() > 0.5 else 0.0
+
+    centres = _centre(fixed_mask, fixed_grid), _centre(moving_mask, moving_grid)
+    starts = [
+        np.eye(4),
+        *rank_starts(score, small_rotations(TILT_STEP_DEG), EPI_SHIFTS_MM, *centres, N_STARTS),
+    ]
+    images = GreedyImage(still, fixed_grid, region), GreedyImage(shifted, moving_grid)
+    candidates = [
+        greedy.affine(*images, start, dof=6, metric="NMI", schedule="60x30x10", nthreads=nthreads)
+        for start in starts
+    ]
+    fixed2moving = max(candidates, key=score)
+    gate = judge(
+        still,
+        fixed_mask,
+        shifted,
+        moving_mask,
+        moving_grid,
+        PointMap.from_affine(fixed_grid, fixed2moving),
+        "rigid",
+        RIGID_LIMITS,
+    )
+    return fixed2moving, gate
+
+
+def mask_in_native(registration: Registration, template: Template) -> np.ndarray:
+    """Return the template's brain mask on the native grid, ``(X, Y, Z)`` bool."""
+    brain = template.mask.astype(np.float32)
+    return resample(brain, template.grid.vox2ras, registration.native2template.points, order=1) > 0.5
+
+
+def two_path_disagreement(a: PointMap, b: PointMap, mask: np.ndarray) -> tuple[float, float]:
+    """Return median and 95th percentile of the distance between two maps of one grid, in mm, in a mask.
+
+    Examples
+    --------
+    >>> grid = Grid((2, 2, 2), np.eye(4))
+    >>> shift = np.eye(4)
+    >>> shift[0, 3] = 3
+    >>> here, there = PointMap.from_affine(grid, np.eye(4)), PointMap.from_affine(grid, shift)
+    >>> two_path_disagreement(here, there, np.ones((2, 2, 2), bool))
+    (3.0, 3.0)
+    """
+    distance_mm = np.linalg.norm(a.points[mask].astype(float) - b.points[mask], axis=-1)
+    median, high = np.percentile(distance_mm, (50, 95)) if distance_mm.size else (np.nan, np.nan)
+    return float(median), float(high)
+
+
+def to_itk_displacement(a2b: PointMap) -> np.ndarray:
+    """Return a dense map as the displacement field of ITK and ANTs.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z, 1, 3)`` float32, LPS+ mm, for a NIfTI with intent ``vector`` and ``a2b.grid.vox2ras``.
+        A point 1 mm farther to the right in *b* is ``(-1, 0, 0)``.
+    """
+    shift = (a2b.points - a2b.grid.points()) * (-1, -1, 1)
+    return shift[..., None, :].astype(np.float32)
+
+
+def from_itk_displacement(displacement: np.ndarray, grid: Grid) -> PointMap:
+    """Undo `to_itk_displacement`."""
+    shift = displacement.reshape(*grid.shape, 3) * (-1, -1, 1)
+    return PointMap(grid, (grid.points() + shift).astype(np.float32))
+
+
+def _best_affine(
+    fixed: GreedyImage,
+    moving: GreedyImage,
+    starts: Sequence[np.ndarray],
+    sample: Sample,
+    effort: _Effort,
+    nthreads: int,
+) -> np.ndarray:
+    """Refine every start, rigid first, and keep what correlates best."""
+    candidates = []
+    for start in starts:
+        matrix = start
+        for dof in (6, 12):
+            matrix = greedy.affine(
+                fixed, moving, matrix, dof=dof, metric="NMI", schedule=effort.affine, nthreads=nthreads
+            )
+        candidates.append(matrix)
+    scores = [sample.correlation(matrix) for matrix in candidates]
+    _LOG.debug("affine starts: correlations %s", np.round(scores, 3))
+    return candidates[int(np.argmax(scores))]
+
+
+def _refuse_tilt(template2native: np.ndarray, name: str) -> None:
+    tilt = rotation_angle_deg(template2native)
+    if tilt > LARGEST_TILT_DEG or np.linalg.det(template2native[:3, :3]) <= 0:
+        raise QualityError(
+            f"{name}: the head fits the template best when turned by {tilt:.0f} degrees (at most "
+            f"{LARGEST_TILT_DEG:.0f}); the orientation in its header is wrong, or this is no brain"
+        )
+
+
+def _deform(
+    fixed: GreedyImage,
+    moving: GreedyImage,
+    affine: np.ndarray,
+    judged: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    region: np.ndarray,
+    effort: _Effort,
+    limits: GateLimits,
+    nthreads: int,
+    native_grid: Grid,
+    name: str,
+) -> Registration:
+    """Try deformable, then affine; return the first that passes the gate."""
+    warp, unwarp = greedy.deformable(
+        _inside_view(fixed, moving.grid, affine, region),
+        moving,
+        affine,
+        metric="NCC 2x2x2",
+        schedule=effort.deformable,
+        smoothing_vox=effort.smoothing_vox,
+        nthreads=nthreads,
+    )
+    back = PointMap.from_affine(native_grid, np.linalg.inv(affine))
+    straight = PointMap.from_affine(fixed.grid, affine)
+    reasons = []
+    for stage, there, inverse in (("deformable", warp, back.then(unwarp)), ("affine", straight, back)):
+        gate = judge(*judged, moving.grid, there, stage, limits)
+        if gate.passed:
+            return Registration(there, inverse, affine, gate)
+        _LOG.warning("%s to template, %s: %s", name, stage, gate.reason)
+        reasons.append(f"{stage}: {gate.reason}")
+    raise QualityError(
+        f"{name} image: registration to the template fails the quality gate ({'. '.join(reasons)}); "
+        "look at the image and its orientation"
+    )
+
+
+def _inside_view(
+    fixed: GreedyImage, moving_grid: Grid, fixed2moving: np.ndarray, region: np.ndarray
+) -> GreedyImage:
+    """Limit the metric to what both images can see."""
+    points = apply_affine(fixed2moving, fixed.grid.points())
+    seen = resample(np.ones(moving_grid.shape, np.float32), moving_grid.vox2ras, points, order=0) > 0
+    return GreedyImage(fixed.data, fixed.grid, seen & region)
+
+
+def _centre(mask: np.ndarray, grid: Grid) -> np.ndarray:
+    """Centre of mass in RAS+ mm."""
+    return apply_affine(grid.vox2ras, np.asarray(ndimage.center_of_mass(mask)))
+
+
+def _brain_centre_in_head(head: np.ndarray, grid: Grid, template: Template) -> np.ndarray:
+    """Guess the centre of the brain from the top of the head, which the field of view rarely cuts."""
+    points = apply_affine(grid.vox2ras, np.argwhere(head))
+    top = np.percentile(points[:, 2], 99.9)
+    upper = points[points[:, 2] > top - 110.0]
+    brain = apply_affine(template.grid.vox2ras, np.argwhere(template.mask))
+    drop = brain[:, 2].max() - _centre(template.mask, template.grid)[2]
+    x, y = (np.percentile(upper, 1, axis=0) + np.percentile(upper, 99, axis=0))[:2] / 2
+    return np.array([x, y, top - SCALP_MM - drop])
+
+
+def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarray, Grid]:
+    """Resample onto an upright lattice that covers the image, unless its voxels are that large already."""
+    if min(grid.zooms) > 0.75 * spacing_mm:
+        return image.astype(np.float32), grid
+    corners = apply_affine(
+        grid.vox2ras, np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape])).reshape(3, -1).T
+    )
+    low, high = corners.min(0), corners.max(0)
+    vox2ras = np.diag([spacing_mm] * 3 + [1.0])
+    vox2ras[:3, 3] = low
+    x, y, z = np.ceil((high - low) / spacing_mm).astype(int) + 1
+    upright = Grid((int(x), int(y), int(z)), vox2ras)
+    sigma_vox = (
+        np.sqrt(np.clip(spacing_mm**2 - np.square(grid.zooms), 0, None)) / 2.355 / np.asarray(grid.zooms)
+    )
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), sigma_vox)
+    return resample(smooth, grid.vox2ras, upright.points(), order=1), upright
+
+
+def _t1w_brain(
+    t1w: np.ndarray, grid: Grid, template2native: np.ndarray, template: Template, nthreads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut out the brain along the mapped template; return it in units, and its grey and white matter."""
+    points = apply_affine(np.linalg.inv(template2native), grid.points())
+    mapped = resample(template.mask.astype(np.float32), template.grid.vox2ras, points, order=1) > 0.5
+    flat = t1w / n4_bias(t1w, grid, mapped, nthreads=nthreads)
+    units, _ = to_units(flat, mapped)
+    wide = dilated(mapped, grid, 5.0)
+    units = np.where(wide, np.clip(flat / np.mean(flat[mapped]), 0, 2), 0).astype(np.float32)
+    tissue = wide & (flat > otsu_threshold(flat, wide))
+    return units, largest_piece(tissue)
