@@ -38,6 +38,8 @@ __all__ = [
     "segment_means",
 ]
 
+# Pose (6), gain and offset. A gain that varies along the axes was tried and did not lower the error.
+N_UNKNOWNS = 8
 # Rotations enter the equations as arcs at this radius, which makes all six unknowns of a like size (mm).
 ARC_MM = 50.0
 # Below this step of the fastest-moving volume of a block, iterations stop.
@@ -64,7 +66,7 @@ class _Level:
 LEVELS = (
     _Level(6.0, 2.0, 4_000, 12, is_robust=False),
     _Level(3.0, 1.2, 12_000, 8, is_robust=True),
-    _Level(1.5, 0.7, 40_000, 8, is_robust=True),
+    _Level(2.0, 0.8, 40_000, 8, is_robust=True),
 )
 
 
@@ -74,7 +76,7 @@ def estimate_motion(
     reference: np.ndarray,
     *,
     mask: np.ndarray | None = None,
-    passes: int = 2,
+    passes: int = 1,
     device: str = "cpu",
 ) -> HeadMotion:
     """Estimate the rigid motion of each volume.
@@ -90,7 +92,8 @@ def estimate_motion(
     mask : ndarray, optional
         ``(X, Y, Z)`` bool, where to look; by default wherever the smoothed reference is bright.
     passes : int
-        With 2, the volumes are aligned once more to the mean of volumes aligned in the first pass.
+        With 2, the volumes are aligned once more to the mean of volumes aligned in the first pass: worth its time
+        only when `reference` is a single noisy volume.
     device : str
         Where torch computes.
 
@@ -121,8 +124,8 @@ def estimate_motion(
 class _Target:
     """The reference at one level: smoothing, points, and the matrices of the normal equations.
 
-    ``design``, ``(P, 8)``: six derivatives by the pose, the reference itself, and 1; ``products``, ``(P, 64)``:
-    their pairwise products, so that weighted normal equations of a block are one matrix product.
+    ``design``, ``(P, 8)``: six derivatives by the pose, the reference itself, and 1. ``products``, ``(P, 64)``:
+    their pairwise products, which make the weighted normal equations of a block one matrix product.
     """
 
     def __init__(
@@ -146,7 +149,9 @@ class _Target:
         index = _choose(values, inside, np.ceil(sigma / steps).astype(int), level.n_points)
         points = apply_affine(lattice.vox2ras, np.stack(index, 1).astype(float))
         design = _design(values, lattice, index, points - self.centre)
-        self.products = self._tensor((design[:, :, None] * design[:, None, :]).reshape(-1, 64), smooth)
+        self.products = self._tensor(
+            (design[:, :, None] * design[:, None, :]).reshape(-1, N_UNKNOWNS**2), smooth
+        )
         self.design = self._tensor(design, smooth)
         self._points = self._tensor(np.column_stack([points, np.ones(len(points))]), smooth)
         # grid_sample wants the last axis first and -1..1 between the centres of the outermost voxels.
@@ -198,7 +203,7 @@ def _targets(
 
 
 def _align(series: Series, targets: list[_Target], start: np.ndarray | None, device: str) -> np.ndarray:
-    """Return the poses of all volumes, ``(N, 4, 4)``; without `start`, from rest or from the volume before."""
+    """Return the poses of all volumes, ``(N, 4, 4)``; by default from rest or from the volume before."""
     import torch
 
     poses = np.tile(np.eye(4), (series.shape[3], 1, 1)) if start is None else start.copy()
@@ -229,7 +234,7 @@ def _descend(target: _Target, images: torch.Tensor, poses: np.ndarray) -> np.nda
         values, weights = target.sample(images, poses)
         if gain is not None and target.level.is_robust:
             weights = weights * _tukey(values - gain @ target.design[:, 6:].T)
-        normal = (weights @ target.products).unflatten(1, (8, 8)).double()
+        normal = (weights @ target.products).unflatten(1, (N_UNKNOWNS, N_UNKNOWNS)).double()
         right = ((weights * values) @ target.design).double()
         solved = _solve(normal, right)
         gain = solved[:, 6:].to(values.dtype)
@@ -248,7 +253,7 @@ def _solve(normal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     import torch
 
     ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-6)
-    damped = normal + ridge[:, None, None] * torch.eye(8, dtype=normal.dtype, device=normal.device)
+    damped = normal + ridge[:, None, None] * torch.eye(N_UNKNOWNS, dtype=normal.dtype, device=normal.device)
     return torch.linalg.solve(damped, right)
 
 
@@ -300,11 +305,8 @@ def _choose(
 
 
 def _design(values: np.ndarray, lattice: Grid, index: tuple[np.ndarray, ...], arm: np.ndarray) -> np.ndarray:
-    """Return the ``(P, 8)`` design: derivatives by shift and arc, the reference (standardised), and 1."""
+    """Return the ``(P, 8)`` design of `_Target`, with the reference standardised."""
     gradient = np.stack([g[index] for g in np.gradient(values)], 1) @ lattice.ras2vox[:3, :3]
     here = values[index]
-    design = np.column_stack(
-        [gradient, np.cross(arm, gradient) / ARC_MM, here - here.mean(), np.ones(len(arm))]
-    )
-    design[:, :7] /= here.std()
-    return design
+    design = np.column_stack([gradient, np.cross(arm, gradient) / ARC_MM, here - here.mean()])
+    return np.column_stack([design / here.std(), np.ones(len(arm))])

@@ -44,8 +44,8 @@ def segment_means(
     Returns
     -------
     ndarray
-        ``(len(segments), *points.shape[:-1])`` float32. Each point is averaged over the volumes whose field of
-        view contains it; 0 where none does.
+        ``(len(segments), *points.shape[:-1])`` float32. Each point is averaged over the volumes whose field
+        of view contains it; 0 where none does.
 
     Raises
     ------
