@@ -21,6 +21,7 @@ from pds_bids.modalities import Direction, Modality
 __all__ = ["Action", "Plan", "SessionPlan", "make_plan"]
 
 LOGGER = logging.getLogger("pds_bids.plan")
+COMPLETE = "nothing is missing: BOLD and DWI are there (--synthesize both redoes them)"
 
 
 class Action(StrEnum):
@@ -205,15 +206,9 @@ def make_plan(config: RunConfig, problems: Sequence[str] = ()) -> Plan:
     ]
     for session in sessions:
         LOGGER.info("%s: %s, %s", session.label, session.action, session.reason)
-    if not any(session.bold or session.dwi or session.action is not Action.SKIP for session in sessions):
+    if all(session.action is Action.SKIP and session.reason != COMPLETE for session in sessions):
         raise NothingSelectedError(
-            f"no BOLD and no DWI series in the selection of {config.bids_dir}: "
-            + "; ".join(f"{session.label}: {session.reason}" for session in sessions[:5])
-        )
-    explicit = config.synthesize is not Synthesize.MISSING
-    if explicit and all(session.action is Action.SKIP for session in sessions):
-        raise NothingSelectedError(
-            f"--synthesize {config.synthesize}: no selected session can do it: "
+            f"--synthesize {config.synthesize}: there is nothing to do it with in {config.bids_dir}: "
             + "; ".join(f"{session.label}: {session.reason}" for session in sessions[:5])
         )
     return Plan(
@@ -288,11 +283,7 @@ def _decide(
     if synthesize is Synthesize.MISSING:
         targets = [modality for modality in Modality if modality not in acquired]
         if not targets:
-            return (
-                (),
-                Action.SKIP,
-                "nothing is missing: BOLD and DWI are there (--synthesize both redoes them)",
-            )
+            return (), Action.SKIP, COMPLETE
     elif synthesize is Synthesize.BOTH:
         targets = list(Modality)
     else:
@@ -313,7 +304,7 @@ def _decide(
         return (), Action.FAIL, "; ".join(failures)
     if not directions:
         return (), Action.SKIP, "; ".join(gaps)
-    missing = [f"{direction.target.upper()}" for direction in directions if direction.target not in acquired]
+    missing = [target.upper() for target in (d.target for d in directions) if target not in acquired]
     why = f"no {missing[0]} was acquired" if missing else f"asked for with --synthesize {synthesize}"
     return tuple(directions), Action.RUN, "; ".join([why, *gaps])
 
@@ -376,14 +367,18 @@ def _render(plan: Plan) -> str:
     lines = [f"{plan.dataset} ({plan.bids_dir}), --synthesize {plan.synthesize}", ""]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.append(table[0])
+    # Paths stay whole, so that they can be copied.
+    wrapper = textwrap.TextWrapper(
+        110, initial_indent="    ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
+    )
     for line, session in zip(table[1:], plan.sessions, strict=True):
         lines.append(line)
         remarks = [session.reason, *session.notes]
-        for reason in dict.fromkeys(reason for _, reason in session.not_used):
+        for reason in dict.fromkeys(why for _, why in session.not_used if why not in session.reason):
             names = ", ".join(path.name for path, own in session.not_used if own == reason)
             remarks.append(f"not used: {names}: {reason}")
         for remark in remarks:
-            lines += textwrap.wrap(remark, 110, initial_indent="    ", subsequent_indent="      ")
+            lines += wrapper.wrap(remark)
     counts = Counter(session.action for session in plan.sessions)
     lines += ["", ", ".join(f"{counts[action]} to {action}" for action in Action if counts[action])]
     if plan.problems:

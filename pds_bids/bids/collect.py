@@ -175,29 +175,30 @@ def choose_anatomy(
     path : Path or None
         None when there is no usable image.
     not_used : tuple of (Path, str)
-        Images of the same session and unusable ones that were passed over.
+        Unusable images that would have come first, and usable ones of the same session.
     """
-    usable: list[Path] = []
+
+    def is_other(path: Path) -> bool:
+        return parse_entities(path).get("ses") != session
+
+    chosen: Path | None = None
     not_used: list[tuple[Path, str]] = []
-    for path in sorted(filter(is_selected, files)):
-        try:
-            shape = _read_shape(path)
-        except DataError as error:
-            not_used.append((path, str(error)))
-            continue
-        reason = _never_read(path) or (
-            "" if len(shape) == 3 else f"{path.name} has shape {shape}, expected 3D"
-        )
-        if reason:
-            not_used.append((path, reason))
-        else:
-            usable.append(path)
-    if not usable:
-        return None, tuple(not_used)
-    chosen = min(usable, key=lambda path: (parse_entities(path).get("ses") != session, path.name))
-    own = [path for path in usable if parse_entities(path).get("ses") == session and path != chosen]
-    not_used += [(path, "another T1w comes first; choose with --bids-filter-file") for path in own]
-    return chosen, tuple(sorted(not_used))
+    for path in sorted(filter(is_selected, files), key=lambda path: (is_other(path), path.name)):
+        if chosen is None:
+            try:
+                shape = _read_shape(path)
+            except DataError as error:
+                not_used.append((path, str(error)))
+                continue
+            wrong = "" if len(shape) == 3 else f"{path.name} has shape {shape}, expected 3D"
+            reason = _never_read(path) or wrong
+            if reason:
+                not_used.append((path, reason))
+            else:
+                chosen = path
+        elif not is_other(path):
+            not_used.append((path, "another T1w comes first; choose with --bids-filter-file"))
+    return chosen, tuple(not_used)
 
 
 def _never_read(path: Path) -> str:

@@ -1,0 +1,258 @@
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pds_bids import __version__
+from pds_bids.cli.parser import build_parser, parse_args
+from pds_bids.cli.validate import check_device, gpu_is_visible
+from pds_bids.config import Device, RunConfig, SegmentScheme, Synthesize
+from pds_bids.exceptions import DeviceError
+
+POSITIONAL = ["/data", "/out", "participant"]
+
+
+@pytest.fixture(autouse=True)
+def _no_model_variable(monkeypatch):
+    monkeypatch.delenv("PDS_BIDS_MODEL_DIR", raising=False)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "file"
+    path.write_text("")
+    return path
+
+
+def parse(*arguments) -> RunConfig:
+    return parse_args([*POSITIONAL, *map(str, arguments)])
+
+
+# Every spelling of every option with a value, the field that it sets, and to what.
+OPTIONS = [
+    ("--participant-label 01 sub-02", "participant_label", ("01", "02")),
+    ("--session-label ses-1 b", "session_label", ("1", "b")),
+    ("--session-id ses-1", "session_label", ("1",)),
+    ("--task-id rest task-nback", "task_id", ("rest", "nback")),
+    ("-t rest", "task_id", ("rest",)),
+    ("--bids-filter-file FILE", "bids_filter_file", "FILE"),
+    ("--bids-database-dir /db", "bids_database_dir", Path("/db")),
+    ("--skip-bids-validation", "skip_bids_validation", True),
+    ("--skip-bids-validator", "skip_bids_validation", True),
+    ("--synthesize both", "synthesize", Synthesize.BOTH),
+    ("--output-spaces native", "output_spaces", ("native",)),
+    ("--n-segments 4", "n_segments", 4),
+    ("--segment-scheme contiguous", "segment_scheme", SegmentScheme.CONTIGUOUS),
+    ("--method unet", "method", "unet"),
+    ("--model-dir FOLDER", "model_dir", "FOLDER"),
+    ("--random-seed 7", "random_seed", 7),
+    ("--dummy-scans 2", "dummy_scans", 2),
+    ("--fd-spike-threshold 0.3", "fd_spike_threshold", 0.3),
+    ("--nprocs 3", "nprocs", 3),
+    ("--nthreads 3", "nprocs", 3),
+    ("--n-cpus 3", "nprocs", 3),
+    ("--omp-nthreads 2", "omp_nthreads", 2),
+    ("--mem-mb 800", "mem_mb", 800),
+    ("--mem-mb 800000K", "mem_mb", 800),
+    ("--mem 0.5g", "mem_mb", 500),
+    ("--mem 1T", "mem_mb", 1_000_000),
+    ("--device cpu", "device", Device.CPU),
+    ("--use-plugin FILE", "use_plugin", "FILE"),
+    ("--nipype-plugin-file FILE", "use_plugin", "FILE"),
+    ("--resource-monitor", "resource_monitor", True),
+    ("--sloppy", "sloppy", True),
+    ("--dry-run", "dry_run", True),
+    ("--reports-only", "reports_only", True),
+    ("--boilerplate-only", "boilerplate_only", True),
+    ("--work-dir /scratch", "work_dir", Path("/scratch")),
+    ("-w /scratch", "work_dir", Path("/scratch")),
+    ("--clean-workdir", "clean_workdir", True),
+    ("--stop-on-first-crash", "stop_on_first_crash", True),
+    ("--write-graph", "write_graph", True),
+    ("--notrack", "notrack", True),
+    ("-v", "verbose_count", 1),
+    ("-vv", "verbose_count", 2),
+    ("--verbose", "verbose_count", 1),
+]
+
+
+@pytest.mark.parametrize(("text", "field", "value"), OPTIONS)
+@pytest.mark.parametrize("separator", ["-", "_"])
+def test_option(text, field, value, separator, file):
+    flag, *values = text.split()
+    if flag.startswith("--"):
+        flag = "--" + flag[2:].replace("-", separator)
+    named = {"FILE": file, "FOLDER": file.parent}
+    config = parse(flag, *(named.get(item, item) for item in values))
+    default = parse()
+    assert getattr(config, field) == named.get(value, value)
+    changed = {
+        name
+        for name in (option.name for option in dataclasses.fields(RunConfig))
+        if getattr(config, name) != getattr(default, name)
+    }
+    # The number of threads follows the number of processes.
+    assert changed - {field, "run_uuid", "omp_nthreads" if field == "nprocs" else field} == set()
+
+
+def test_every_option_is_tested_and_has_help():
+    tested = {text.split()[0] for text, _, _ in OPTIONS}
+    for action in build_parser()._actions:
+        assert action.help, action
+        untested = set(action.option_strings) - tested - {"-h", "--help", "--version", "--config-file"}
+        assert not untested
+
+
+def test_every_field_can_be_set():
+    destinations = {action.dest for action in build_parser()._actions}
+    assert {field.name for field in dataclasses.fields(RunConfig)} - destinations == {"run_uuid"}
+
+
+def test_defaults_are_those_of_the_dataclass(tmp_path):
+    plain = RunConfig(bids_dir=Path("/data"), output_dir=Path("/out"), run_uuid="x")
+    assert dataclasses.replace(parse(), run_uuid="x") == plain
+
+
+def test_help_shows_the_defaults_of_the_dataclass(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 10)" in text
+    assert "(default: missing)" in text
+    assert "-d/--derivatives" not in text
+
+
+def test_values_with_underscores_stay(tmp_path):
+    assert parse(f"--work_dir={tmp_path}/a_b").work_dir == tmp_path / "a_b"
+
+
+def test_config_file_and_command_line(tmp_path):
+    saved = parse("--n-segments", 3, "--random-seed", 9, "--participant-label", "01")
+    file = tmp_path / "pds-bids.toml"
+    file.write_text(saved.to_toml())
+    config = parse_args(["/data", "/other", "participant", "--config-file", str(file), "--random-seed", "1"])
+    assert (config.n_segments, config.random_seed, config.participant_label) == (3, 1, ("01",))
+    assert config.output_dir == Path("/other")
+    assert config.run_uuid != saved.run_uuid
+
+
+def test_model_dir_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PDS_BIDS_MODEL_DIR", str(tmp_path))
+    assert parse().model_dir == tmp_path
+    (tmp_path / "own").mkdir()
+    assert parse("--model-dir", tmp_path / "own").model_dir == tmp_path / "own"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: bids_dir, output_dir, analysis_level"),
+        (["/data", "/out"], "required: analysis_level"),
+        (["/data", "/out", "group"], "invalid choice: 'group' (choose from 'participant')"),
+        (["/data", "/out", "train"], "invalid choice: 'train'"),
+        (["/data", "/data", "participant"], "is the input dataset"),
+        (["/data", "/data/out", "participant"], "is inside the input dataset"),
+        ([*POSITIONAL, "-w", "/data/work"], "work folder /data/work is inside the input dataset"),
+        (
+            [*POSITIONAL, "--output-spaces", "fsaverage"],
+            "output space fsaverage is not offered; choose from: MNI",
+        ),
+        ([*POSITIONAL, "--method", "gan"], "argument --method: invalid choice: 'gan' (choose from 'unet')"),
+        ([*POSITIONAL, "--synthesize", "t1w"], "invalid choice: 't1w'"),
+        ([*POSITIONAL, "--device", "tpu"], "invalid choice: 'tpu' (choose from 'auto', 'cpu', 'cuda')"),
+        ([*POSITIONAL, "--n-segments", "0"], "--n-segments is 0; expected 1 or more"),
+        ([*POSITIONAL, "--n-segments", "many"], "invalid int value: 'many'"),
+        ([*POSITIONAL, "--mem-mb", "lots"], "'lots' is not a size"),
+        ([*POSITIONAL, "--participant-label", "a/b"], "'a/b' is not a BIDS label"),
+        ([*POSITIONAL, "--bids-filter-file", "/no/such"], "there is no file /no/such"),
+        ([*POSITIONAL, "--config-file", "/no/such"], "there is no file /no/such"),
+        ([*POSITIONAL, "--model-dir", "/no/such"], "there is no folder /no/such"),
+        ([*POSITIONAL, "-d", "fmriprep=/x"], "unrecognized arguments: -d"),
+        ([*POSITIONAL, "--n-seg", "3"], "unrecognized arguments: --n-seg"),
+    ],
+)
+def test_usage_error(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_config_file(tmp_path, capsys):
+    (tmp_path / "x.toml").write_text("[workflow]\nmagic = 1\n")
+    with pytest.raises(SystemExit) as caught:
+        parse("--config-file", tmp_path / "x.toml")
+    assert caught.value.code == 2
+    assert "unknown option 'magic' in [workflow]" in capsys.readouterr().err
+
+
+def test_more_memory_than_there_is_warns(caplog):
+    parse("--mem", "900T")
+    assert "more than the" in caplog.text
+    caplog.clear()
+    parse("--mem", "1M")
+    assert not caplog.text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == f"pds-bids {__version__}"
+
+
+def test_help_is_fast_and_loads_nothing_heavy():
+    code = (
+        "import sys; from pds_bids.cli.parser import parse_args\n"
+        "try: parse_args(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'bids', 'nipype', 'nibabel', 'numpy', 'scipy', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    start = time.perf_counter()
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert time.perf_counter() - start < 2
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Replace the GPU driver's command by one that prints and exits as asked."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def install(output: str, code: int) -> None:
+        command = tmp_path / "nvidia-smi"
+        command.write_text(f"#!/bin/sh\necho '{output}'\nexit {code}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "visible"),
+    [("GPU 0: NVIDIA H200 (UUID: x)", 0, True), ("No devices were found", 6, False), ("", 0, False)],
+)
+def test_gpu_is_what_the_driver_lists(driver, output, code, visible):
+    driver(output, code)
+    assert gpu_is_visible() is visible
+
+
+@pytest.mark.parametrize(("value", "visible"), [("", False), ("-1", False), ("0", True), ("GPU-abc", True)])
+def test_gpu_may_be_hidden(driver, monkeypatch, value, visible):
+    driver("GPU 0: x", 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert gpu_is_visible() is visible
+
+
+def test_absent_gpu_fails_only_when_asked_for(driver):
+    driver("No devices were found", 6)
+    check_device(Device.AUTO)
+    check_device(Device.CPU)
+    with pytest.raises(DeviceError, match="--device cuda: no GPU is visible") as caught:
+        check_device(Device.CUDA)
+    assert caught.value.exit_code == 75
