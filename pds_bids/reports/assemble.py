@@ -128,7 +128,8 @@ def _session_view(session: Session, crashes: Iterable[Crash]) -> dict[str, Any]:
     return {
         "title": f"Session {session.label}" if session.label else "Scans",
         "anchor": f"ses-{session.label}" if session.label else "scans",
-        "plan": session.plan,
+        "has_plan": bool(session.plan),
+        "notes": _notes(session.plan),
         "acquired": {modality.upper(): _acquired(session, modality) for modality in Modality},
         "t1w": _anatomy(session.plan),
         "targets": [direction.target.upper() for direction in session.directions],
@@ -182,6 +183,12 @@ def _overall(record: Participant, sessions: list[dict[str, Any]]) -> Light:
 def _gate_light(found: Verdict) -> Light:
     kind = {GateStatus.PASSED: "good", GateStatus.FALLBACK: "doubt", GateStatus.FAILED: "bad"}
     return Light(kind.get(found.status, "idle"), str(found.status))
+
+
+def _notes(plan: Mapping[str, Any]) -> list[str]:
+    """Return what the plan says besides the reason: remarks, and files that were passed over."""
+    not_used = [f"not used: {Path(path).name}: {reason}" for path, reason in plan.get("not_used") or ()]
+    return [*map(str, plan.get("notes") or ()), *not_used]
 
 
 def _acquired(session: Session, modality: Modality) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.reports.canvas import BLUE, GREEN, ORANGE, VERMILLION, YELLOW, Series, save_figure
 from pds_bids.reports.charts import gradient_figure, motion_figure
@@ -229,6 +230,8 @@ def _comparison_rows(
 
 def _upper(image: np.ndarray, mask: np.ndarray) -> float:
     """Return the top of the grey scale: the 99.5th percentile in the mask, 1 where that means nothing."""
+    if np.shape(image) != np.shape(mask):
+        raise GeometryError(f"figure: volume {np.shape(image)} is not on grid {np.shape(mask)} of its mask")
     inside = np.asarray(image, dtype=float)[np.asarray(mask) > 0.5]
     inside = inside[np.isfinite(inside)]
     top = float(np.percentile(inside, 99.5)) if inside.size else 0.0

@@ -230,8 +230,7 @@ def _draw_row(
         fontsize=10.5,
         weight=weight,
     )
-    colours = colormaps[row.colour_map].copy()
-    colours.set_bad(_NOT_FINITE_COLOUR)
+    colours = colormaps[row.colour_map].with_extremes(bad=_NOT_FINITE_COLOUR)
     bottom_in = top_in - _HEADING_IN - height_in
     x_in, drawn = _LEFT_IN, None
     for cut in row.cuts:

@@ -1,0 +1,278 @@
+"""The page: it tells the truth about what lies in the folder, needs no network, and can be built again."""
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from pds_bids.bids.collect import Series
+from pds_bids.config import RunConfig, Synthesize
+from pds_bids.modalities import Direction, Modality
+from pds_bids.plan import Action, Plan, SessionPlan
+from pds_bids.reports.assemble import assemble_report
+from pds_bids.reports.boilerplate import write_boilerplate
+
+PASSED = {"passed": True, "stage": "deformable", "reason": "", "mask_dice": 0.95}
+CRASH = """Node: pds_bids_wf.sub_01_ses_1_wf.register
+Traceback (most recent call last):
+  File "x.py", line 1, in f
+pds_bids.exceptions.QualityError: mask overlap 0.61 <script>alert(1)</script>
+"""
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, in order, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def links(self):
+        return [
+            (tag, attributes[name])
+            for tag, attributes in self.tags
+            for name in ("src", "href", "data", "srcset", "poster", "action")
+            if name in attributes
+        ]
+
+    def lights(self):
+        return [attributes["class"].split()[1] for _, attributes in self.tags if is_light(attributes)]
+
+    def outcomes(self):
+        """Lights in the headings of the sessions."""
+        pairs = zip(self.tags, self.tags[1:], strict=False)
+        return [
+            light["class"].split()[1] for (tag, _), (_, light) in pairs if tag == "h2" and is_light(light)
+        ]
+
+
+def is_light(attributes):
+    return attributes.get("class", "").startswith("lamp ")
+
+
+def session(label="1", action=Action.RUN, directions=(Direction.BOLD2DWI,), reason="no DWI was acquired"):
+    bold = Series(Modality.BOLD, Path("/d/b.nii.gz"), {}, {"sub": "01", "task": "rest"}, n_volumes=200)
+    return SessionPlan("01", label, bold, directions=directions, action=action, reason=reason)
+
+
+class Folder:
+    """An output folder that is filled piece by piece."""
+
+    def __init__(self, path, *sessions):
+        self.path = path
+        self.log = path / "sub-01" / "log"
+        self.log.mkdir(parents=True)
+        if sessions:
+            self.plan = Plan("Demo", Path("/d"), Synthesize.MISSING, sessions)
+            self.plan.save(self.log / "plan_sub-01.json")
+
+    def quality(self, content, label="1"):
+        name = f"sub-01_ses-{label}_task-rest_desc-image_qc.json"
+        self._write(f"sub-01/ses-{label}/func/{name}", json.dumps(content))
+        return self
+
+    def synthetic(self, label="1"):
+        stem = f"sub-01/ses-{label}/dwi/sub-01_ses-{label}_space-X_res-3_desc-synthetic_dwiref"
+        model = {"Name": "unet", "WeightsSHA256": "c0ffee" * 10}
+        self._write(f"{stem}.nii.gz", "")
+        self._write(f"{stem}.json", json.dumps({"GenerativeModel": model, "RandomSeed": 4711}))
+        return self
+
+    def figure(self, name, label="1"):
+        self._write(f"sub-01/figures/sub-01_ses-{label}_{name}", '<svg viewBox="0 0 72 36"></svg>')
+        return self
+
+    def crash(self, run="20260101", text=CRASH):
+        self._write(f"sub-01/log/{run}/crash-1-register.txt", text)
+        return self
+
+    def run(self, run, **files):
+        for name, text in files.items():
+            self._write(f"sub-01/log/{run}/{name.replace('__', '.')}", text)
+        return self
+
+    def page(self):
+        return Page(assemble_report(self.path, "sub-01").read_text())
+
+    def _write(self, relative, text):
+        path = self.path / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def full(tmp_path):
+    """Two sessions, one of them crashed, with everything that a page can show."""
+    folder = Folder(tmp_path / "out", session("1"), session("2"))
+    folder.quality({"registration": PASSED, "warnings": ["distortion was not corrected"]}, "2")
+    folder.synthetic("2").figure("desc-synthetic_dwiref.svg", "2").figure(
+        "task-rest_desc-mask_boldref.svg", "2"
+    )
+    folder.figure("desc-new+kind_bold.svg", "2").crash()
+    folder.run("20260101", command__txt="pds-bids /d /o participant", o__toml='seed = "<7>"')
+    write_boilerplate(folder.path, folder.plan, RunConfig(bids_dir=Path("/d"), output_dir=folder.path))
+    return folder
+
+
+def test_no_network_and_no_script(full):
+    page = full.page()
+    for tag, url in page.links():
+        if "//" in url:
+            assert tag == "a"
+            assert url.startswith(("https://doi.org/", "https://arxiv.org/", "https://creativecommons.org/"))
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "iframe", "object", "embed", "form"}
+    assert [attributes for tag, attributes in page.tags if tag == "link"] == [
+        {"rel": "icon", "href": "data:,"}
+    ]
+    style = (Path(full.path) / "sub-01.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_every_local_link_leads_somewhere(full):
+    page = full.page()
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    files = [url for _, url in page.links() if "//" not in url and not url.startswith(("#", "data:"))]
+    assert len(files) >= 8
+    assert all((full.path / unquote(url)).is_file() for url in files)
+    assert all(url[1:] in anchors for _, url in page.links() if url.startswith("#"))
+
+
+def test_every_figure_is_shown_with_text_for_those_who_do_not_see_it(full):
+    images = [attributes for tag, attributes in full.page().tags if tag == "img"]
+    shown = [unquote(image["src"]) for image in images]
+    on_disk = {f"sub-01/figures/{path.name}" for path in (full.path / "sub-01" / "figures").iterdir()}
+    assert set(shown) == on_disk
+    # The result first, what the specification does not know last.
+    assert "synthetic" in shown[0]
+    assert "new+kind" in shown[-1]
+    assert "SYNTHETIC" in images[0]["alt"]
+    assert not any("SYNTHETIC" in image["alt"] for image in images[1:])
+    assert (images[0]["width"], images[0]["height"]) == ("96", "48")
+
+
+def test_errors_come_first_and_are_escaped(full):
+    text = assemble_report(full.path, "01").read_text()
+    assert text.index('id="errors"') < text.index('id="summary"')
+    assert "mask overlap 0.61 &lt;script&gt;" in text
+    assert "<script>" not in text
+    page = Page(text)
+    assert page.lights()[0] == "bad"
+    assert "1 of 2 sessions with errors" in page.text
+
+
+def test_provenance_is_told(full):
+    text = full.page().text
+    for told in ("pds-bids /d /o participant", "c0ffee" * 10, "4711", "<7>", "distortion was not corrected"):
+        assert told in text
+    assert "Images marked SYNTHETIC are predictions" in text
+
+
+def test_built_again_and_elsewhere_it_is_the_same(full, tmp_path):
+    first = assemble_report(full.path, "01").read_bytes()
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(full.path, copy)
+    (copy / "sub-01.html").unlink()
+    assert assemble_report(copy, "sub-01").read_bytes() == first
+    assert not list(copy.glob(".*"))
+
+
+GATE_FAILED = {"passed": False, "reason": "mask overlap 0.4"}
+GATE_AFFINE = {"passed": True, "stage": "affine"}
+CASES = {
+    "done": (session(), ["synthetic"], PASSED, "good", "done"),
+    "done earlier": (session(action=Action.DONE), ["synthetic"], PASSED, "good", "done"),
+    "planned but not there": (session(), [], PASSED, "bad", "no synthetic DWI in the folder"),
+    "said to be done but not there": (session(action=Action.DONE), [], None, "bad", "no synthetic DWI"),
+    "crashed": (session(), ["crash"], None, "bad", "mask overlap 0.61"),
+    "crashed with images of an earlier run": (session(), ["synthetic", "crash"], PASSED, "doubt", "crashed"),
+    "gate failed": (session(), ["synthetic"], GATE_FAILED, "bad", "a registration failed its gate"),
+    "fallback": (session(), ["synthetic"], GATE_AFFINE, "doubt", "look at the registration"),
+    "skipped": (session(action=Action.SKIP, directions=(), reason="nothing is missing"), [], None, "idle",
+                "nothing is missing"),
+    "cannot be used": (session(action=Action.FAIL, directions=(), reason="truncated gzip"), [], None, "bad",
+                       "truncated gzip"),
+    "no plan": (None, ["synthetic"], None, "good", "This folder has no plan"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outcome_is_told_truly(tmp_path, case):
+    plan, pieces, gate, kind, words = CASES[case]
+    folder = Folder(tmp_path / "out", *([plan] if plan else []))
+    for piece in pieces:
+        getattr(folder, piece)()
+    if gate:
+        folder.quality({"registration": gate})
+    page = folder.page()
+    assert page.outcomes() == [kind]
+    assert words in page.text
+
+
+def test_both_directions_must_be_there(tmp_path):
+    folder = Folder(tmp_path / "out", session(directions=tuple(Direction))).synthetic()
+    assert "no synthetic BOLD in the folder" in folder.page().text
+
+
+def test_crash_of_another_session_is_not_blamed_on_this_one(full):
+    page = full.page()
+    first, second = page.text.split("\nSession 2 ")[0], page.text.split("\nSession 2 ")[1]
+    assert "mask overlap 0.61" in first.split("\nSession 1 ")[1]
+    assert "mask overlap 0.61" not in second
+
+
+def test_crash_of_an_earlier_run_is_history(tmp_path):
+    folder = Folder(tmp_path / "out", session()).synthetic().crash("20260101")
+    folder.run("20260202", o__toml="a = 1")
+    page = folder.page()
+    assert not any(attributes.get("id") == "errors" for _, attributes in page.tags)
+    assert "Errors of earlier runs (1)" in page.text
+    assert page.lights()[0] == "good"
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[1, 2]", "null"])
+def test_broken_files_do_not_hide_the_rest(tmp_path, broken):
+    folder = Folder(tmp_path / "out", session()).synthetic()
+    quality = tmp_path / "out" / "sub-01" / "ses-1" / "func" / "sub-01_ses-1_desc-image_qc.json"
+    quality.parent.mkdir(parents=True)
+    quality.write_text(broken)
+    assert "The file is empty or cannot be read" in folder.page().text
+    (folder.log / "plan_sub-01.json").write_text(broken)
+    assert "This folder has no plan" in folder.page().text
+
+
+def test_unknown_participant_has_a_page_that_says_so(tmp_path):
+    text = assemble_report(tmp_path, "99").read_text()
+    assert "The folder holds nothing about this participant" in text
+
+
+def test_dataset_without_sessions(tmp_path):
+    folder = Folder(tmp_path / "out", session(None))
+    stem = tmp_path / "out" / "sub-01" / "dwi" / "sub-01_desc-synthetic_dwiref.nii.gz"
+    stem.parent.mkdir()
+    stem.touch()
+    page = folder.page()
+    assert page.lights() == ["good", "good", "good"]
+    assert "Session" not in [text.strip() for text in page.text.split("\n") if text.startswith("Session ")]
+
+
+def test_assembling_loads_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, pds_bids.reports.assemble as a; a._environment(); "
+        "print([m for m in ('torch', 'monai', 'matplotlib', 'nireports') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
