@@ -132,7 +132,7 @@ def test_both_says_what_cannot_be_done(make_skeleton):
 def test_explicit_request_that_nobody_can_fulfil(make_skeleton):
     root, _ = make_skeleton("one_missing")
     with pytest.raises(
-        NothingSelectedError, match="--synthesize dwi: .*sub-02: no BOLD to synthesise DWI from"
+        NothingSelectedError, match=r"--synthesize dwi: .*sub-02: no BOLD to synthesise DWI from"
     ) as caught:
         plan_of(root, synthesize="dwi", participant_label=["02"])
     assert caught.value.exit_code == 18
@@ -152,7 +152,7 @@ def test_nothing_missing_although_no_content_is_here(make_skeleton):
 
 def test_no_series_at_all(make_skeleton):
     root, _ = make_skeleton("one_missing")
-    with pytest.raises(NothingSelectedError, match="there is nothing.*sub-04: neither BOLD nor DWI"):
+    with pytest.raises(NothingSelectedError, match=r"there is nothing.*sub-04: neither BOLD nor DWI"):
         plan_of(root, participant_label=["04", "05"])
 
 

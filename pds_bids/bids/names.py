@@ -218,7 +218,8 @@ def log_dir(participant: str, run_uuid: str) -> Path:
 
 def bidsignore() -> str:
     """Return the text of ``.bidsignore``: what the BIDS validator does not know yet."""
-    # A trailing slash matches at the root only, so nested log and figures folders go without.
+    # A trailing slash matches at the root only, so nested log and figures folders go without. BIDS wants a
+    # task- in the name of a functional mask, which a synthetic one has not.
     return "\n".join(_spec()["bidsignore"]) + "\n"
 
 

@@ -279,8 +279,8 @@ def dataset_description(
 
 
 def descriptions() -> list[tuple[str, str]]:
-    """Return the rows of ``descriptions.tsv``: what every desc- label means."""
-    return sorted(LABELS.items())
+    """Return the rows of ``descriptions.tsv``: ``("desc-mean", "Mean of ...")``, one per label in use."""
+    return sorted((f"desc-{label}", meaning) for label, meaning in LABELS.items())
 
 
 def container_from_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str] | None:
