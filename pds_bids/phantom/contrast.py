@@ -45,7 +45,7 @@ class BoldProtocol:
 
     tr_s: float = 2.0
     te_ms: float = 30.0
-    flip_deg: float = 75.0
+    flip_deg: float = 65.0
     field_t: float = 3.0
 
 
@@ -63,7 +63,7 @@ class DwiProtocol:
         Field strength.
     """
 
-    tr_s: float = 5.0
+    tr_s: float = 6.0
     te_ms: float = 80.0
     bval_s_mm2: float = 1000.0
     field_t: float = 3.0

@@ -20,7 +20,7 @@ from pds_bids.seeds import derive_seed
 __all__ = ["Pair", "PairStream", "template_channels"]
 
 # Point spread of the canonical target (sigma, mm), about that of a 3 mm EPI.
-_TARGET_BLUR_MM = 1.2
+_TARGET_BLUR_MM = 1.4
 # Canonical strength of the susceptibility field relative to solid pockets of air, and slice thickness.
 _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
 
@@ -168,9 +168,9 @@ class PairStream:
             shift = random_displacement(rng, shape, zooms, sd_mm=sd_mm, spacing_mm=spacing_mm)
             points += shift[self._near]
         atrophy = rng.beta(1.2, 2.0)
-        points = sampler.follow(points, rng.uniform(0.3, 1.0), 5.0 * atrophy - 1.0)
+        points = sampler.follow(points, rng.uniform(0.3, 1.0), 3.0 * atrophy - 0.8)
         fractions, maps = sampler.at(points)
-        _thin_cortex(fractions, rng.uniform(0, 0.35) * atrophy)
+        _thin_cortex(fractions, rng.uniform(-0.35, 0.1) + 0.25 * atrophy)
         return fractions, maps
 
     def _latents(self, rng: np.random.Generator, maps: dict[str, np.ndarray]) -> np.ndarray:
@@ -258,7 +258,8 @@ class PairStream:
 
 
 def _thin_cortex(fractions: np.ndarray, share: float) -> None:
-    """Turn a share of the cortex that borders on fluid into fluid, in place."""
-    lost = share * fractions[:, Tissue.CORTEX] * np.minimum(3 * fractions[:, Tissue.CSF], 1)
+    """Turn a share of the cortex that borders on fluid into fluid, or the reverse if negative; in place."""
+    cortex, fluid = fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF]
+    lost = share * (cortex * np.minimum(3 * fluid, 1) if share > 0 else fluid * np.minimum(3 * cortex, 1))
     fractions[:, Tissue.CORTEX] -= lost
     fractions[:, Tissue.CSF] += lost
