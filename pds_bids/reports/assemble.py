@@ -213,7 +213,8 @@ def _name(file: QualityFile) -> str:
     """Name a quality file by its modality and the entities that tell it from others."""
     rest = " ".join(f"{k}-{v}" for k, v in file.entities.items() if k not in ("sub", "ses", "desc"))
     folder = {spec.datatype: modality.upper() for modality, spec in MODALITIES.items()}
-    return f"{folder.get(file.path.parent.name, file.path.parent.name)} {rest}".strip()
+    kind = "synthetic " if file.entities.get("desc", "").startswith("synthetic") else ""
+    return f"{kind}{folder.get(file.path.parent.name, file.path.parent.name)} {rest}".strip()
 
 
 def _ordered_figures(figures: Iterable[FigureFile]) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ from pds_bids.reports.verdict import Verdict
 __all__ = ["FidelityRow", "FidelityTable", "fidelity", "format_value", "measures", "verdicts", "warnings"]
 
 _SPECIAL = ("fidelity", "warnings", "template_origin")
+# Higher is better in all of them.
+_MAIN_METRICS = ("psnr_brain", "ssim_brain", "psnr_db", "psnr", "ssim")
 # Longer lists are for machines.
 _LONGEST_LIST = 12
 
@@ -62,6 +64,11 @@ class FidelityTable:
         unit = " dB" if "psnr" in column.lower() else ""
         relation = "above" if gain > 0 else "below"
         return f"the model is {abs(gain):.2f}{unit} {relation} the best trivial baseline ({name})"
+
+    def headlines(self) -> list[tuple[str, str]]:
+        """Return the verdicts on the main metrics, those inside the brain, with their columns."""
+        found = [(column, self.verdict(column)) for column in _MAIN_METRICS if column in self.columns]
+        return [(column, text) for column, text in found if text]
 
 
 def verdicts(content: Mapping[str, Any]) -> list[tuple[str, Verdict]]:

@@ -285,7 +285,7 @@ def _annotate(axes: "Axes", view: View, row: Row, cut: Cut) -> None:
     left, right = _LETTERS[cut.axis]
     write(0.02, 0.98, left, ha="left", va="top").set_gid("left-letter")
     write(0.98, 0.98, right, ha="right", va="top").set_gid("right-letter")
-    write(0.02, 0.02, f"{'xyz'[cut.axis]} {view.position_mm(cut):+.0f}", ha="left", va="bottom")
+    write(0.02, 0.02, f"{'xyz'[cut.axis]} {round(view.position_mm(cut)):+d}", ha="left", va="bottom")
     is_framed = row.is_synthetic or row.is_model_output
     for spine in axes.spines.values():
         spine.set(visible=is_framed, color=VERMILLION, linewidth=2.0)

@@ -222,6 +222,18 @@ def test_outcome_is_told_truly(tmp_path, case):
     assert words in page.text
 
 
+def test_quality_of_acquired_and_synthetic_are_told_apart(tmp_path):
+    folder = Folder(tmp_path / "out", session()).quality({"registration": PASSED})
+    content = {"fidelity": [{"target": "dwi", "predictor": "model", "is_model": True, "psnr_brain": 18.0}]}
+    place = tmp_path / "out" / "sub-01" / "ses-1" / "dwi" / "sub-01_ses-1_desc-synthetic_qc.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(content))
+    text = folder.page().text
+    assert "Quality measures of BOLD task-rest" in text
+    assert "Quality measures of synthetic DWI" in text
+    assert "model (model)" not in text
+
+
 def test_both_directions_must_be_there(tmp_path):
     folder = Folder(tmp_path / "out", session(directions=tuple(Direction))).synthetic()
     assert "no synthetic BOLD in the folder" in folder.page().text

@@ -21,6 +21,7 @@ def test_model_first_and_beaten_by_the_best_baseline(entry):
     assert table.target == "dwi"
     assert [row.predictor for row in table.rows] == ["unet", "cohort mean", "source as is"]
     assert table.verdict("psnr_db") == "the model is 0.50 dB below the best trivial baseline (cohort mean)"
+    assert table.headlines() == [("psnr_db", table.verdict("psnr_db"))]
     # An undefined metric is no verdict, neither good nor bad.
     assert math.isnan(table.rows[0].values["ssim"])
     assert table.verdict("ssim") == ""
