@@ -20,10 +20,10 @@ from pds_bids.exceptions import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "VERMILLION", "YELLOW", "Series", "new_figure", "save_figure"]
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "VERMILION", "YELLOW", "Series", "new_figure", "save_figure"]
 
 # Colours of Okabe and Ito, distinguishable with every kind of colour blindness.
-ORANGE, BLUE, GREEN, YELLOW, VERMILLION = "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00"
+ORANGE, BLUE, GREEN, YELLOW, VERMILION = "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00"
 GREY = "#9A9A9A"
 
 # Text stays text in SVG: smaller, searchable, readable by a screen reader.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pds_bids.exceptions import GeometryError
-from pds_bids.reports.canvas import BLUE, GREY, VERMILLION, Series, new_figure
+from pds_bids.reports.canvas import BLUE, GREY, VERMILION, Series, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["gradient_figure", "motion_figure"]
 
 # One look per axis, the same for translations and rotations; dashes serve print and colour blindness.
-_AXES = (Series("x", BLUE, "-"), Series("y", VERMILLION, "--"), Series("z", "#222222", ":"))
+_AXES = (Series("x", BLUE, "-"), Series("y", VERMILION, "--"), Series("z", "#222222", ":"))
 _B0_BELOW_S_MM2 = 50.0
 
 
@@ -82,7 +82,7 @@ def motion_figure(
     panels[2].set(xlabel=unit, xlim=(time[0] - step / 2, time[-1] + step / 2))
     for axes in panels:
         for index in left_out:
-            axes.axvspan(time[index] - step / 2, time[index] + step / 2, color=VERMILLION, alpha=0.22, lw=0)
+            axes.axvspan(time[index] - step / 2, time[index] + step / 2, color=VERMILION, alpha=0.22, lw=0)
         _draw_bands(axes, time, step, segments, is_labelled=axes is panels[0])
     return figure
 
@@ -160,7 +160,7 @@ def _draw_displacement(
     axes.text(0.995, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=9)
     peak = float(np.nanmax(displacement)) if np.isfinite(displacement).any() else 0.0
     if threshold_mm is not None:
-        axes.axhline(threshold_mm, color=VERMILLION, lw=1, ls="--")
+        axes.axhline(threshold_mm, color=VERMILION, lw=1, ls="--")
     axes.set(ylabel="FD (mm)", ylim=(0, 1.25 * max(peak, threshold_mm or 0.0, 0.4)))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.grid import Grid
-from pds_bids.reports.canvas import BLUE, GREEN, ORANGE, VERMILLION, YELLOW, Series, save_figure
+from pds_bids.reports.canvas import BLUE, GREEN, ORANGE, VERMILION, YELLOW, Series, save_figure
 from pds_bids.reports.charts import gradient_figure, motion_figure
 from pds_bids.reports.slices import AXIAL, CORONAL, SAGITTAL, Contour, Cut, Row, View, draw_mosaic
 from pds_bids.reports.verdict import Verdict
@@ -115,7 +115,7 @@ def registration_figure(
         Contour(volume, Series(f"template: {name}", colour))
         for (name, volume), colour in zip(template_contours.items(), _TEMPLATE_COLOURS, strict=False)
     ]
-    own = Contour(warped_mask, Series("mask of the registered image", VERMILLION))
+    own = Contour(warped_mask, Series("mask of the registered image", VERMILION))
     blocks = (
         ("axial", view.cuts(AXIAL, _SEVEN)),
         ("coronal and sagittal", view.cuts(CORONAL, _FOUR) + view.cuts(SAGITTAL, (0.3, 0.48, 0.7))),

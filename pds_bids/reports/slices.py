@@ -13,7 +13,7 @@ import numpy as np
 
 from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.grid import Grid, to_ras
-from pds_bids.reports.canvas import GREY, VERMILLION, Series, legend_line, new_figure
+from pds_bids.reports.canvas import GREY, VERMILION, Series, legend_line, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -220,7 +220,7 @@ def _draw_row(
     from matplotlib import colormaps
 
     total_in = figure.get_size_inches()[1]
-    colour = VERMILLION if row.is_synthetic or row.is_model_output else "white"
+    colour = VERMILION if row.is_synthetic or row.is_model_output else "white"
     weight = "bold" if row.is_synthetic else "normal"
     figure.text(
         _LEFT_IN / _WIDTH_IN,
@@ -288,7 +288,7 @@ def _annotate(axes: "Axes", view: View, row: Row, cut: Cut) -> None:
     write(0.02, 0.02, f"{'xyz'[cut.axis]} {round(view.position_mm(cut)):+d}", ha="left", va="bottom")
     is_framed = row.is_synthetic or row.is_model_output
     for spine in axes.spines.values():
-        spine.set(visible=is_framed, color=VERMILLION, linewidth=2.0)
+        spine.set(visible=is_framed, color=VERMILION, linewidth=2.0)
     if row.is_synthetic:
         place: dict[str, Any] = {
             "ha": "center",
@@ -297,9 +297,7 @@ def _annotate(axes: "Axes", view: View, row: Row, cut: Cut) -> None:
             "alpha": 0.5,
             "weight": "bold",
         }
-        mark = axes.text(
-            0.5, 0.5, WATERMARK, transform=axes.transAxes, color=VERMILLION, fontsize=15, **place
-        )
+        mark = axes.text(0.5, 0.5, WATERMARK, transform=axes.transAxes, color=VERMILION, fontsize=15, **place)
         mark.set_gid("watermark")
 
 

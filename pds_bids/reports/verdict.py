@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from pds_bids.reports.canvas import GREEN, GREY, ORANGE, VERMILLION
+from pds_bids.reports.canvas import GREEN, GREY, ORANGE, VERMILION
 
 __all__ = ["GateStatus", "Verdict"]
 
@@ -21,7 +21,7 @@ class GateStatus(StrEnum):
     @property
     def colour(self) -> str:
         """Colour of the traffic light."""
-        return {"passed": GREEN, "fallback": ORANGE, "failed": VERMILLION}.get(self.value, GREY)
+        return {"passed": GREEN, "fallback": ORANGE, "failed": VERMILION}.get(self.value, GREY)
 
     @property
     def symbol(self) -> str:

@@ -224,10 +224,10 @@ def test_shifted_registration_moves_its_outline_only(head):
         ]
         return np.mean([path.vertices[:, 1].mean() for _, path in paths])
 
-    blue, vermillion = (0.337, 0.706, 0.914), (0.835, 0.369, 0.0)
+    blue, vermilion = (0.337, 0.706, 0.914), (0.835, 0.369, 0.0)
     good, bad = draw(0), draw(2)
-    assert centres(good, blue) == pytest.approx(centres(good, vermillion), abs=1e-6)
-    assert centres(bad, vermillion) - centres(bad, blue) == pytest.approx(8.0, abs=1.0)
+    assert centres(good, blue) == pytest.approx(centres(good, vermilion), abs=1e-6)
+    assert centres(bad, vermilion) - centres(bad, blue) == pytest.approx(8.0, abs=1.0)
 
 
 @pytest.mark.parametrize(
