@@ -12,7 +12,7 @@ _RAS2LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def register_to_template(
-    template: np.ndarray, grid: Grid, moving: np.ndarray, moving_vox2ras: np.ndarray
+    template: np.ndarray, grid: Grid, moving: np.ndarray, moving_vox2ras: np.ndarray, deformable: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Register a T1-like brain to a T1-weighted template of the brain.
 
@@ -26,6 +26,8 @@ def register_to_template(
         Image with the same contrast.
     moving_vox2ras : ndarray
         ``(4, 4)``.
+    deformable : bool
+        False: `residual_mm` is zero.
 
     Returns
     -------
@@ -49,6 +51,8 @@ def register_to_template(
         out=log, err=log, affine=None, **images,
     )
     affine = np.asarray(greedy["affine"], float)
+    if not deformable:
+        return affine, np.zeros((*grid.shape, 3), np.float32)
     greedy.execute(
         "-V 0 -threads 1 -i fixed moving -it affine -m NCC 2x2x2 -n 40x25x8 -s 2vox 1vox -o warp",
         out=log, err=log, warp=None,

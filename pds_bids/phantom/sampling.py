@@ -71,6 +71,7 @@ class AnatomySampler:
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         x, y, z = (int(n) for n in stop - start)
         self.name = anatomy.name
+        self.low_mm, self.high_mm = np.asarray(low_mm, np.float32), np.asarray(high_mm, np.float32)
         self.grid = grid.crop((int(start[0]), int(start[1]), int(start[2])), (x, y, z))
         # float32, although it takes four times the memory: converting it in every look-up costs a fifth of a pair.
         self._fractions = np.ascontiguousarray(anatomy.fractions[box], np.float32) / np.float32(255)

@@ -1,0 +1,43 @@
+"""Orientation of white-matter fibres: left-right in the callosum, upright in the capsules, smooth elsewhere."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pds_bids.phantom.fields import random_field
+from pds_bids.phantom.tissue import Tissue
+
+if TYPE_CHECKING:
+    from pds_bids.phantom.acquire import Scan
+
+__all__ = ["fibre_axes"]
+
+
+def fibre_axes(rng: np.random.Generator, seen: "Scan") -> np.ndarray:
+    """Return the axis of the tensor in every voxel.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    seen : Scan
+        A person on a grid.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z, 3)`` float64, unit vectors along the axes of the scanner (RAS+).
+    """
+    shape = seen.grid.shape
+    x, y, z = (seen.template_points[:, k].reshape(shape).astype(float) for k in range(3))
+    axes = np.moveaxis(random_field(rng, shape, seen.grid.zooms, 18.0, 3), 0, -1).astype(float) * 0.5
+    callosum = np.exp(-((x / 14) ** 2)) * (z > -8)
+    # Along the callosum's arch fibres fan out: forward in the forceps minor, backward in the major.
+    axes[..., 0] += 4 * callosum
+    axes[..., 1] += 1.5 * callosum * np.sign(x) * (y + 18) / 60
+    upright = np.exp(-(((np.abs(x) - 24) / 8) ** 2) - ((y + 12) / 25) ** 2) * (z > -15)
+    upright = upright + 2 * seen.share(Tissue.BRAINSTEM)
+    axes[..., 2] += 3 * upright
+    axes[..., 0] += 0.6 * upright * np.sign(x) * np.clip((z - 20) / 30, -1, 1)
+    axes[..., 1] += 1.0 * np.exp(-(((np.abs(x) - 36) / 8) ** 2))
+    return axes / np.maximum(np.linalg.norm(axes, axis=-1, keepdims=True), 1e-9)
