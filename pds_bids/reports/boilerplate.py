@@ -83,7 +83,9 @@ def methods_text(
         f"a BIDS App [@bids; @bidsapps; @pybids] based on *Nipype* {_version('nipype')} [@nipype]."
     )
     if not sessions:
-        return f"# Methods\n\n{intro}\n\nNo image was synthesised: no session of this run called for it.\n"
+        failed = len(plan.with_action(Action.FAIL))
+        why = f"{_count(failed, 'session')} failed" if failed else "no session of this run called for it"
+        return f"# Methods\n\n{intro}\n\nNo image was synthesised: {why}.\n"
     directions = [d for d in Direction if any(d in session.directions for session in sessions)]
     parts = ["# Methods", _warning(directions), intro, _selection(sessions, directions, config)]
     if any(session.bold for session in sessions):

@@ -64,8 +64,11 @@ class Crash:
     def last_line(self) -> str:
         """The line that names the error: the last one of the traceback."""
         lines = [line for line in self.text.splitlines() if line.strip()]
-        named = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Interrupt)\b", line.strip())]
-        return (named or lines or ["the crash file is empty"])[-1].strip()
+        # Python's own errors first, then any dotted class with a message; Nipype adds remarks of its own.
+        for pattern in (r"[\w.]*(Error|Exception|Interrupt)\b", r"\w+(\.\w+)+: "):
+            if named := [line for line in lines if re.match(pattern, line.strip())]:
+                return named[-1].strip()
+        return lines[-1].strip() if lines else "the crash file is empty"
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,9 @@ def _draw_panel(axes: "Axes", view: View, row: Row, cut: Cut, colours: "Colormap
 
 
 def _annotate(axes: "Axes", view: View, row: Row, cut: Cut) -> None:
-    write = partial(axes.text, transform=axes.transAxes, color="#D0D0D0", fontsize=7.5)
+    # A dark ground keeps letters readable where the head fills the panel.
+    ground = {"facecolor": "black", "alpha": 0.55, "pad": 0.8, "linewidth": 0}
+    write = partial(axes.text, transform=axes.transAxes, color="#E8E8E8", fontsize=7.5, bbox=ground)
     left, right = _LETTERS[cut.axis]
     write(0.02, 0.98, left, ha="left", va="top").set_gid("left-letter")
     write(0.98, 0.98, right, ha="right", va="top").set_gid("right-letter")

@@ -246,6 +246,23 @@ def test_crash_of_another_session_is_not_blamed_on_this_one(full):
     assert "mask overlap 0.61" not in second
 
 
+DIED = """Node: pds_bids_wf.sub_01_ses_1_wf.register
+concurrent.futures.process.BrokenProcessPool: a process was terminated abruptly
+
+When creating this crashfile, the results file corresponding
+to the node could not be found."""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(DIED, "BrokenProcessPool: a process was"), ("", "the crash file is empty"), ("odd\n", "odd")],
+)
+def test_the_line_that_names_the_error_is_found(tmp_path, text, told):
+    folder = Folder(tmp_path / "out", session()).crash(text=text)
+    summary = folder.page().text.split("Errors of the last run")[1].split("crash-1")[0]
+    assert told in summary
+
+
 def test_crash_of_an_earlier_run_is_history(tmp_path):
     folder = Folder(tmp_path / "out", session()).synthetic().crash("20260101")
     folder.run("20260202", o__toml="a = 1")
