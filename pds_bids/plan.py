@@ -358,7 +358,7 @@ def _render(plan: Plan) -> str:
             (
                 f"sub-{session.participant}",
                 f"ses-{session.session}" if session.session else "-",
-                *(_cell(series) for series in (session.bold, session.dwi)),
+                *(_cell(session, modality) for modality in Modality),
                 "yes" if session.t1w else "-",
                 f"synthesise {doing}" if session.action is Action.RUN else str(session.action).upper(),
             )
@@ -386,7 +386,9 @@ def _render(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _cell(series: Series | None) -> str:
+def _cell(session: SessionPlan, modality: Modality) -> str:
+    series = session.series(modality)
     if series is None:
-        return "-"
+        is_there = any(path.name.split(".")[0].endswith(f"_{modality}") for path, _ in session.not_used)
+        return "not read" if is_there else "-"
     return f"{series.label} ({series.n_volumes} vol.)".strip()

@@ -82,6 +82,13 @@ def test_table_lines_up(make_skeleton):
     assert row.index("synthesise DWI") == header.index("PLAN")
 
 
+def test_table_tells_unusable_from_absent(make_skeleton):
+    root, _ = make_skeleton("broken")
+    lines = plan_of(root, participant_label=["01"]).table().splitlines()
+    row = next(line for line in lines if line.startswith("sub-01"))
+    assert row.split() == ["sub-01", "-", "not", "read", "-", "-", "FAIL"]
+
+
 def test_plan_reads_the_input_only(make_skeleton):
     root, _ = make_skeleton("broken")
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}

@@ -79,7 +79,7 @@ def validate_dataset(bids_dir: Path, participants: Iterable[str]) -> tuple[Findi
         Finding(
             issue.get("code", "?"),
             issue.get("location", ""),
-            " ".join(str(messages.get(issue.get("code"), "")).split())[:200],
+            str(messages.get(issue.get("code"), "")).split(". ")[0].strip(),
         )
         for issue in report.get("issues", [])
         if issue.get("severity") == "error"

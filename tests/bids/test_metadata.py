@@ -36,7 +36,10 @@ def test_inheritance_order_and_exclusions(tmp_path):
     data = "sub-01/ses-1/func/sub-01_ses-1_task-rest_run-1_bold.nii.gz"
     applies = [
         "bold.json",
+        "run-1_bold.json",
         "task-rest_bold.json",
+        "ses-1_task-rest_bold.json",
+        "ses-1_task-rest_run-1_bold.json",
         "sub-01/sub-01_bold.json",
         "sub-01/ses-1/sub-01_ses-1_task-rest_bold.json",
         "sub-01/ses-1/func/sub-01_ses-1_task-rest_run-1_bold.json",
@@ -51,7 +54,8 @@ def test_inheritance_order_and_exclusions(tmp_path):
         "sub-01/ses-1/anat/bold.json",
         "task-rest_notbold.json",
     ]
-    touch(tmp_path, data, *applies, *others)
+    # Folders list files in the order of creation or of a hash; neither is the order that counts.
+    touch(tmp_path, data, *others, *applies[3:], *reversed(applies[:3]))
     found = inherited_files(tmp_path / data, ".json", tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in found] == applies
     assert nearest_file(tmp_path / data, ".json", tmp_path) == tmp_path / applies[-1]

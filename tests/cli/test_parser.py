@@ -235,7 +235,12 @@ def driver(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("output", "code", "visible"),
-    [("GPU 0: NVIDIA H200 (UUID: x)", 0, True), ("No devices were found", 6, False), ("", 0, False)],
+    [
+        ("GPU 0: NVIDIA H200 (UUID: x)", 0, True),
+        ("No devices were found", 6, False),
+        ("GPU access blocked", 9, False),
+        ("", 0, False),
+    ],
 )
 def test_gpu_is_what_the_driver_lists(driver, output, code, visible):
     driver(output, code)
