@@ -108,12 +108,14 @@ def detect_non_steady_state(series: Series) -> int:
     """
     signal = global_signal(series, LOOKED_AT)
     most = min(MOST_DUMMIES, (signal.size - 1) // 2)
-    steady = signal[most:]
-    level = np.median(steady)
-    # Noise from differences: a slow drift is not noise, and would hide a small excess.
-    noise = 1.4826 * np.median(np.abs(np.diff(steady))) / np.sqrt(2)
-    excess = max(LEAST_EXCESS * level, LEAST_DEVIATIONS * noise)
-    is_bright = signal[:most] > level + excess
+    steady, when = signal[most:], np.arange(most, signal.size)
+    # The line through the median slope of pairs (Theil-Sen): scanners drift, and a spike must not tilt it.
+    earlier, later = np.triu_indices(steady.size, 1)
+    slopes = (steady[later] - steady[earlier]) / (when[later] - when[earlier])
+    slope = float(np.median(slopes)) if steady.size > 2 else 0.0
+    level = np.median(steady - slope * when) + slope * np.arange(most)
+    noise = 1.4826 * np.median(np.abs(np.diff(steady))) / np.sqrt(2) if steady.size > 2 else 0.0
+    is_bright = signal[:most] > level + np.maximum(LEAST_EXCESS * level, LEAST_DEVIATIONS * noise)
     return int(most if is_bright.all() else np.argmin(is_bright))
 
 

@@ -85,7 +85,7 @@ def check_gradients(
     bvals : array-like
         ``(N,)`` s/mm2.
     bvecs : ndarray
-        ``(3, N)`` as FSL writes them, or ``(N, 3)``. For three volumes the first reading is taken.
+        ``(3, N)`` as FSL writes them, or ``(N, 3)``. For three volumes, whichever gives unit vectors.
     name : str
         What the messages call the series.
 
@@ -234,6 +234,11 @@ def _fsl_axes(vox2ras: np.ndarray) -> np.ndarray:
 def _oriented(bvecs: np.ndarray, n_volumes: int, name: str) -> np.ndarray:
     """Return the vectors as ``(N, 3)``, whichever way they were written."""
     bvecs = np.array(bvecs, dtype=float)
+    if bvecs.shape == (3, 3) and n_volumes == 3:
+        # Both readings fit: take the one whose vectors are of length 1 or 0.
+        rows, columns = (np.nan_to_num(np.linalg.norm(bvecs, axis=axis)) for axis in (1, 0))
+        misfit = [np.minimum(np.abs(norms - 1), norms).sum() for norms in (rows, columns)]
+        return bvecs if misfit[0] < misfit[1] else bvecs.T
     if bvecs.shape == (3, n_volumes):
         return bvecs.T
     if bvecs.shape == (n_volumes, 3):

@@ -32,17 +32,17 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class _Schedule:
-    """Shrink factors and smoothing (mm) from coarse to fine, share of voxels sampled, steps per level."""
+    """Shrink factors and smoothing (mm) from coarse to fine, voxels sampled in the head, steps per level."""
 
     shrink: tuple[int, ...]
     sigma_mm: tuple[float, ...]
-    sampled: float
+    n_samples: int
     n_steps: int
 
 
-ROUGH = _Schedule((4, 2), (4.0, 2.0), 0.5, 40)
-FINE = _Schedule((1,), (0.5,), 0.2, 40)
-ACROSS = _Schedule((4, 2, 1), (4.0, 2.0, 0.5), 0.5, 100)
+ROUGH = _Schedule((4, 2), (4.0, 2.0), 15_000, 40)
+FINE = _Schedule((1,), (0.5,), 25_000, 40)
+ACROSS = _Schedule((4, 2, 1), (4.0, 2.0, 0.5), 60_000, 100)
 
 
 def estimate_dwi_motion(
@@ -130,7 +130,7 @@ class _Aligner:
         # Away from the head there is only noise, which costs time and pulls towards zero motion.
         head = ndimage.gaussian_filter(fixed, 1.5) > 0.15 * np.percentile(fixed, 98)
         head = ndimage.binary_dilation(head, iterations=2)
-        self._share = float(head.mean())
+        self._n_head = int(head.sum())
         self._mask = self._image(head.astype(np.uint8))
         centre_ras = vox2ras[:3, :3] @ ndimage.center_of_mass(head) + vox2ras[:3, 3]
         self._centre_lps = (FLIP[:3, :3] @ centre_ras).tolist()
@@ -144,7 +144,9 @@ class _Aligner:
         method.SetMetricAsMattesMutualInformation(32)
         method.SetMetricFixedMask(self._mask)
         method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(schedule.sampled, self._seed)
+        # The share counts voxels of the thinned grid, in the head and outside alike.
+        share = [min(1.0, schedule.n_samples * k**3 / self._n_head) for k in schedule.shrink]
+        method.SetMetricSamplingPercentagePerLevel(share, self._seed)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
             learningRate=1.0, minStep=2e-3, numberOfIterations=schedule.n_steps, relaxationFactor=0.6

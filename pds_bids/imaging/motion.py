@@ -92,8 +92,8 @@ def estimate_motion(
     mask : ndarray, optional
         ``(X, Y, Z)`` bool, where to look; by default wherever the smoothed reference is bright.
     passes : int
-        With 2, the volumes are aligned once more to the mean of volumes aligned in the first pass: worth its time
-        only when `reference` is a single noisy volume.
+        With 2, the volumes are aligned once more to the mean of volumes aligned in the first pass: for a
+        `reference` that is a single noisy volume.
     device : str
         Where torch computes.
 
@@ -124,8 +124,8 @@ def estimate_motion(
 class _Target:
     """The reference at one level: smoothing, points, and the matrices of the normal equations.
 
-    ``design``, ``(P, 8)``: six derivatives by the pose, the reference itself, and 1. ``products``, ``(P, 64)``:
-    their pairwise products, which make the weighted normal equations of a block one matrix product.
+    ``design``, ``(P, 8)``: six derivatives by the pose, the reference itself, and 1. ``products``,
+    ``(P, 64)``: their products by pairs, so that the normal equations of a block are one matrix product.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ class HeadMotion:
     Parameters
     ----------
     ref2volume : ndarray
-        ``(N, 4, 4)`` float64. Point maps, RAS+ mm: where a point of the reference lies in each volume, which is
-        what resampling a volume onto the reference grid needs.
+        ``(N, 4, 4)`` float64. Point maps, RAS+ mm: where a point of the reference lies in each volume,
+        which is what resampling a volume onto the reference grid needs.
     centre_ras : ndarray
         ``(3,)`` centre of rotation of the six parameters, in the reference, mm.
     """
