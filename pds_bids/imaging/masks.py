@@ -12,10 +12,12 @@ __all__ = [
     "dice",
     "dilated",
     "eroded",
+    "evened",
     "head_mask",
     "largest_piece",
     "otsu_threshold",
     "rough_brain_mask",
+    "rough_t1w_brain",
 ]
 
 # Brain and scalp hang together by bridges thinner than twice this; measured on eleven real scans.
@@ -24,6 +26,11 @@ BRIDGE_MM = 4.0
 TISSUE_FRACTION = 0.5
 # Width of the window that evens out the light of surface coils before thresholds are used.
 FLATTEN_MM = 20.0
+# T1w: thickness of scalp and skull, height of the head without the neck, and how bright brain at least is.
+SCALP_MM = 8.0
+HEAD_MM = 150.0
+T1W_FRACTION = 0.7
+T1W_BRIDGE_MM = 3.0
 # Adult brains are 1.0 to 1.8 litres; a slab of one, or a child's, is smaller.
 SMALLEST_BRAIN_ML = 200.0
 LARGEST_BRAIN_ML = 3000.0
@@ -79,7 +86,7 @@ def head_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
     """
     check_image(image, grid)
     # Half of Otsu's threshold: muscle and the shaded side of the head belong to it, noise does not.
-    return ndimage.binary_fill_holes(largest_piece(image > 0.5 * otsu_threshold(image)))
+    return _filled(largest_piece(image > 0.5 * otsu_threshold(image)))
 
 
 def rough_brain_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
@@ -117,6 +124,63 @@ def rough_brain_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
             "is this a head, and are its voxel sizes right?"
         )
     return brain
+
+
+def rough_t1w_brain(t1w: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find roughly where the brain is in a T1-weighted head: below the scalp, one piece, not the neck.
+
+    Parameters
+    ----------
+    t1w : ndarray
+        ``(X, Y, Z)``; with or without the skull.
+    grid : Grid
+        Its lattice; 2 mm suffice.
+
+    Returns
+    -------
+    brain : ndarray
+        ``(X, Y, Z)`` bool; may keep some dura and lose some cerebellum: good for a start, not for a result.
+    inner : ndarray
+        ``(X, Y, Z)`` bool; head without scalp and neck.
+    flat : ndarray
+        ``(X, Y, Z)``; the image evened out inside `inner`, zero outside.
+
+    Raises
+    ------
+    DataError
+        If the image is constant, not finite, does not fit its grid, or shows nothing below a scalp.
+    """
+    head = head_mask(t1w, grid)
+    height_mm = grid.points()[..., 2]
+    inner = eroded(head, grid, SCALP_MM) & (height_mm > np.percentile(height_mm[head], 99.9) - HEAD_MM)
+    if not inner.any():
+        raise DataError(
+            f"T1w image: a head of {int(head.sum())} voxels has nothing {SCALP_MM:.0f} mm below its surface"
+        )
+    flat = evened(t1w, inner, grid)
+    bright = inner & (flat > T1W_FRACTION * np.median(flat[inner]))
+    core = largest_piece(eroded(bright, grid, T1W_BRIDGE_MM))
+    brain = dilated(core, grid, T1W_BRIDGE_MM + max(grid.zooms) / 2) & bright
+    closed = ~dilated(~dilated(brain, grid, 10.0), grid, 10.0)
+    return _filled((closed | brain) & inner), inner, flat
+
+
+def evened(image: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
+    """Even out coil shading and clip fat, for registration only; float32, zero outside `inside`."""
+    flat = image
+    for _ in range(2):
+        flat = _flattened(flat, inside, grid)
+        flat = np.minimum(flat, 1.5 * np.median(flat[inside]))
+    return flat.astype(np.float32)
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """Fill what is closed in space or in a slice: a dark middle may touch the lower edge of the image."""
+    mask = ndimage.binary_fill_holes(mask)
+    for axis in range(3):
+        plane = np.expand_dims(ndimage.generate_binary_structure(2, 1), axis)
+        mask = ndimage.binary_fill_holes(mask, structure=plane)
+    return mask
 
 
 def _flattened(image: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:

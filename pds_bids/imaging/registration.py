@@ -16,8 +16,8 @@ from pds_bids.imaging import greedy
 from pds_bids.imaging.gate import Gate, GateLimits, judge, nmi
 from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
-from pds_bids.imaging.intensity import n4_bias, to_units
-from pds_bids.imaging.masks import check_image, dilated, head_mask, largest_piece, otsu_threshold
+from pds_bids.imaging.intensity import brain_mean, to_units
+from pds_bids.imaging.masks import check_image, dilated, eroded, evened, largest_piece, rough_t1w_brain
 from pds_bids.imaging.search import Sample, cube_rotations, rank_starts, rotation_angle_deg, small_rotations
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
@@ -44,12 +44,11 @@ LARGEST_TILT_DEG = 50.0
 # Search: rotations of 15 degrees either way, and shifts where the field of view cuts the brain.
 TILT_STEP_DEG = 15.0
 EPI_SHIFTS_MM = [(0.0, y, z) for y in (0.0, -10.0, 10.0) for z in (0.0, -12.0, 12.0)]
-T1W_SHIFTS_MM = [
-    (0.0, y, z) for y in (0.0, -10.0, 10.0, -20.0, 20.0) for z in (0.0, -10.0, 10.0, -20.0, 20.0)
-]
 N_STARTS = 3
-# From the top of the head to the top of the brain.
-SCALP_MM = 12.0
+# Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
+T1W_TISSUE = 0.6
+# Signed, so for like contrasts only.
+_NCC = "NCC 3x3x3"
 # Finer T1w voxels are thinned out for registration only.
 T1W_SPACING_MM = 2.0
 
@@ -83,7 +82,7 @@ class _Effort:
     affine: str = "60x30x0"
     refine: str = "30x10"
     deformable: str = "60x40x15"
-    smoothing_vox: tuple[float, float] = (1.7, 0.7)
+    smoothing_vox: tuple[float, float] = (2.0, 1.0)
 
 
 _FULL = _Effort()
@@ -197,26 +196,28 @@ def register_t1w_to_template(
     check_image(t1w, grid, "T1w image")
     effort = _SLOPPY if sloppy else _FULL
     thin, thin_grid = _thinned(t1w, grid, T1W_SPACING_MM)
-    head = head_mask(thin, thin_grid)
+    rough, inner, flat = rough_t1w_brain(thin, thin_grid)
     brain_t1w, _ = to_units(template.t1w * template.mask, template.mask)
-    region = dilated(template.mask, template.grid, 6.0)
-    fixed = GreedyImage(brain_t1w, template.grid, region)
-    clipped = np.clip(thin / np.percentile(thin[head], 98), 0, 1.2).astype(np.float32)
-    sample = Sample.draw(
-        brain_t1w,
-        template.grid,
-        template.mask,
-        dilated(template.mask, template.grid, 10.0),
-        clipped,
-        thin_grid,
-    )
-    centres = _centre(template.mask, template.grid), _brain_centre_in_head(head, thin_grid, template)
+    fixed = GreedyImage(brain_t1w, template.grid)
+    cut, _ = to_units(flat, rough)
+    wide = dilated(template.mask, template.grid, 12.0)
+    sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid)
+    centres = _centre(template.mask, template.grid), _centre(rough, thin_grid)
     starts = rank_starts(
-        sample.correlation, small_rotations(TILT_STEP_DEG), T1W_SHIFTS_MM, *centres, N_STARTS
+        sample.correlation, small_rotations(TILT_STEP_DEG), EPI_SHIFTS_MM, *centres, N_STARTS
     )
-    affine = _best_affine(fixed, GreedyImage(clipped, thin_grid), starts, sample, effort, nthreads)
+    starts += rank_starts(sample.correlation, cube_rotations(), EPI_SHIFTS_MM, *centres, 1)
+    affine = _best_affine(fixed, GreedyImage(cut, thin_grid), starts, sample, effort, nthreads, (6, 7), _NCC)
     _refuse_tilt(affine, "T1w image")
-    units, tissue = _t1w_brain(thin, thin_grid, affine, template, nthreads)
+    # The rough mask may have lost some brain: refine without it, looking at the template's brain only.
+    region = dilated(template.mask, template.grid, 6.0)
+    whole = GreedyImage(np.where(inner, flat, 0), thin_grid)
+    near = _inside_view(fixed, thin_grid, affine, region)
+    for dof in (7, 12):
+        affine = greedy.affine(
+            near, whole, affine, dof=dof, metric=_NCC, schedule=effort.affine, nthreads=nthreads
+        )
+    units, tissue = _t1w_brain(thin, thin_grid, affine, template)
     judged = (brain_t1w, template.gm + template.wm > 0.5, units, tissue)
     return _deform(
         fixed,
@@ -351,14 +352,16 @@ def _best_affine(
     sample: Sample,
     effort: _Effort,
     nthreads: int,
+    dofs: tuple[int, ...] = (6, 12),
+    metric: str = "NMI",
 ) -> np.ndarray:
     """Refine every start, rigid first, and keep what correlates best."""
     candidates = []
     for start in starts:
         matrix = start
-        for dof in (6, 12):
+        for dof in dofs:
             matrix = greedy.affine(
-                fixed, moving, matrix, dof=dof, metric="NMI", schedule=effort.affine, nthreads=nthreads
+                fixed, moving, matrix, dof=dof, metric=metric, schedule=effort.affine, nthreads=nthreads
             )
         candidates.append(matrix)
     scores = [sample.correlation(matrix) for matrix in candidates]
@@ -426,17 +429,6 @@ def _centre(mask: np.ndarray, grid: Grid) -> np.ndarray:
     return apply_affine(grid.vox2ras, np.asarray(ndimage.center_of_mass(mask)))
 
 
-def _brain_centre_in_head(head: np.ndarray, grid: Grid, template: Template) -> np.ndarray:
-    """Guess the centre of the brain from the top of the head, which the field of view rarely cuts."""
-    points = apply_affine(grid.vox2ras, np.argwhere(head))
-    top = np.percentile(points[:, 2], 99.9)
-    upper = points[points[:, 2] > top - 110.0]
-    brain = apply_affine(template.grid.vox2ras, np.argwhere(template.mask))
-    drop = brain[:, 2].max() - _centre(template.mask, template.grid)[2]
-    x, y = (np.percentile(upper, 1, axis=0) + np.percentile(upper, 99, axis=0))[:2] / 2
-    return np.array([x, y, top - SCALP_MM - drop])
-
-
 def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarray, Grid]:
     """Resample onto an upright lattice that covers the image, unless its voxels are that large already."""
     if min(grid.zooms) > 0.75 * spacing_mm:
@@ -457,14 +449,14 @@ def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarr
 
 
 def _t1w_brain(
-    t1w: np.ndarray, grid: Grid, template2native: np.ndarray, template: Template, nthreads: int
+    t1w: np.ndarray, grid: Grid, template2native: np.ndarray, template: Template
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut out the brain along the mapped template; return it in units, and its grey and white matter."""
     points = apply_affine(np.linalg.inv(template2native), grid.points())
     mapped = resample(template.mask.astype(np.float32), template.grid.vox2ras, points, order=1) > 0.5
-    flat = t1w / n4_bias(t1w, grid, mapped, nthreads=nthreads)
-    units, _ = to_units(flat, mapped)
     wide = dilated(mapped, grid, 5.0)
-    units = np.where(wide, np.clip(flat / np.mean(flat[mapped]), 0, 2), 0).astype(np.float32)
-    tissue = wide & (flat > otsu_threshold(flat, wide))
-    return units, largest_piece(tissue)
+    flat = evened(t1w, wide, grid)
+    units = (flat / brain_mean(flat, mapped)).astype(np.float32)
+    tissue = eroded(wide & (units > T1W_TISSUE), grid, 2.0)
+    tissue = dilated(largest_piece(tissue), grid, 2.0 + max(grid.zooms) / 2) & (units > T1W_TISSUE)
+    return units, tissue

@@ -10,11 +10,11 @@ from pds_bids.modalities import Contrast
 
 __all__ = ["TISSUE_SIGNAL", "Template", "paint_epi"]
 
-# Signal of grey matter, white matter and cerebrospinal fluid, grey matter = 1. BOLD: gradient-echo EPI at
-# 3 T, TE 30 ms; b0: spin echo, TE 90 ms; DWI: b = 1000 s/mm^2, where free water has lost 95% of its signal.
+# Signal of grey matter, white matter and cerebrospinal fluid, grey matter = 1. BOLD and b0: medians of eight
+# real scans registered to the template; DWI: b = 1000 s/mm^2, where free water has lost 95% of its signal.
 TISSUE_SIGNAL: dict[Contrast, tuple[float, float, float]] = {
-    Contrast.BOLD: (1.0, 0.85, 1.3),
-    Contrast.B0: (1.0, 0.7, 2.4),
+    Contrast.BOLD: (1.0, 0.88, 1.3),
+    Contrast.B0: (1.0, 0.8, 1.9),
     Contrast.DWI: (1.0, 0.8, 0.45),
 }
 
