@@ -41,6 +41,10 @@ class Progress:
         if self._stream.isatty():
             self._draw()
 
+    def unfinished(self) -> frozenset[str]:
+        """Return the sessions of which a step failed or was never reached."""
+        return frozenset(self._failed | {name for name, left in self._left.items() if left > 0})
+
     def close(self) -> None:
         """Leave the terminal on a fresh line."""
         if self._stream.isatty():
@@ -65,7 +69,9 @@ class Progress:
     def _draw(self) -> None:
         sessions = sum(left <= 0 for left in self._left.values())
         now = ", ".join(list(self._running.values())[:3])
-        text = f"[{self._elapsed()}] {sessions}/{len(self._left)} sessions, {self.executed}/{self._total} steps"
+        text = (
+            f"[{self._elapsed()}] {sessions}/{len(self._left)} sessions, {self.executed}/{self._total} steps"
+        )
         self._stream.write(f"\r\x1b[K{text}: {now}"[:160])
         self._stream.flush()
 

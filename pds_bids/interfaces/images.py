@@ -12,7 +12,7 @@ import numpy as np
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid, PointMap, to_ras
 
-__all__ = ["load", "load_map", "open_series", "save", "save_map"]
+__all__ = ["load", "load_map", "open_series", "save", "save_map", "stored_affine"]
 
 
 def load(path: str | Path) -> tuple[np.ndarray, Grid]:
@@ -84,10 +84,18 @@ def load_map(path: str | Path) -> PointMap:
         return PointMap(Grid(points.shape[:3], stored["vox2ras"]), points)
 
 
-def _open(path: str | Path) -> nib.spatialimages.SpatialImage:
+def stored_affine(path: str | Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the ``vox2ras`` and the shape of an image as it is stored, before any reorientation."""
+    image = _open(path)
+    return image.affine, tuple(image.shape)
+
+
+def _open(path: str | Path) -> nib.Nifti1Image:
     file = Path(path)
     if not file.exists() or file.stat().st_size == 0:
-        raise DataError(f"{file}: the content is not here (empty file or broken link); run `datalad get` on it")
+        raise DataError(
+            f"{file}: the content is not here (empty file or broken link); run `datalad get` on it"
+        )
     try:
         return nib.load(file)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:

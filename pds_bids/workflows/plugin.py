@@ -20,6 +20,8 @@ class RobustMultiProc(MultiProcPlugin):
     for want of memory) that raises where nobody listens, and the run waits for ever.
     """
 
+    pool: ProcessPoolExecutor
+
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
         try:
@@ -41,7 +43,9 @@ class RobustMultiProc(MultiProcPlugin):
         if error is None:
             self._taskresult[taskid] = future.result()
             return
-        hint = "A worker process died, most often for want of memory: lower --nprocs, or use a larger machine.\n"
+        hint = (
+            "A worker process died, most often for want of memory: lower --nprocs, or use a larger machine.\n"
+        )
         text = [hint, *traceback.format_exception(error)]
         self._taskresult[taskid] = {"result": None, "traceback": text, "taskid": taskid}
 

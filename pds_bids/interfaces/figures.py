@@ -1,0 +1,195 @@
+"""Figures of the report: load arrays, draw, save below ``sub-XX/figures``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base.support import Bunch
+
+from pds_bids.imaging.confounds import framewise_displacement
+from pds_bids.imaging.dwi import rotate_bvecs
+from pds_bids.imaging.grid import PointMap, resample
+from pds_bids.imaging.motion import matrices_to_parameters
+from pds_bids.imaging.rigid import grid_centre
+from pds_bids.interfaces.images import load, load_map
+from pds_bids.interfaces.segments import read_segments
+from pds_bids.interfaces.series import read_gradients
+from pds_bids.interfaces.template import read_template
+from pds_bids.template import RES02_GRID, load_template
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["GradientFigure", "MaskFigure", "MotionFigure", "RegistrationFigure", "SyntheticFigure"]
+
+
+class _FigureInputSpec(BaseInterfaceInputSpec):
+    figure = traits.Str(mandatory=True, desc="where to write, absolute")
+    title = traits.Str(mandatory=True, desc="heading")
+
+
+class _FigureOutputSpec(TraitedSpec):
+    out_file = traits.Str(desc="the figure")
+
+
+class _MaskFigureInputSpec(_FigureInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="mean image")
+    mask = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class MaskFigure(SimpleInterface):
+    """Mean image with the contour of its brain mask."""
+
+    input_spec = _MaskFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.reports.figures import mask_figure  # late: matplotlib
+
+        image, grid = load(self.inputs.in_file)
+        mask, _ = load(self.inputs.mask)
+        self._results["out_file"] = _save(
+            mask_figure(image, grid, mask > 0, title=self.inputs.title), self.inputs.figure
+        )
+        return runtime
+
+
+class _RegistrationFigureInputSpec(_FigureInputSpec):
+    in_file = File(exists=True, desc="image without its bias field; nothing to draw without")
+    mask = File(exists=True, desc="brain mask")
+    template2native = File(exists=True, desc="point map; nothing to draw without")
+    gate = File(exists=True, mandatory=True, desc="verdict")
+    template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+
+
+class RegistrationFigure(SimpleInterface):
+    """Image and template in the same planes, with outlines."""
+
+    input_spec = _RegistrationFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.reports.figures import registration_figure  # late: matplotlib
+        from pds_bids.reports.verdict import Verdict
+
+        if not self.inputs.template2native:
+            return runtime
+        image, grid = load(self.inputs.in_file)
+        mask, _ = load(self.inputs.mask)
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
+        points = (
+            PointMap.from_affine(RES02_GRID, np.eye(4)).then(load_map(self.inputs.template2native)).points
+        )
+        warped = resample(image, grid.vox2ras, points, order=1)
+        warped_mask = resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5
+        outlines = {"brain": template.mask, "white matter": template.wm > 0.5, "CSF": template.csf > 0.5}
+        figure = registration_figure(
+            template.t1w,
+            warped,
+            RES02_GRID,
+            outlines,
+            warped_mask,
+            title=self.inputs.title,
+            verdict=Verdict.from_gate(json.loads(Path(self.inputs.gate).read_text())),
+        )
+        self._results["out_file"] = _save(figure, self.inputs.figure)
+        return runtime
+
+
+class _MotionFigureInputSpec(_FigureInputSpec):
+    reference = File(exists=True, mandatory=True, desc="an image on the grid of the series")
+    motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
+    segments = File(exists=True, mandatory=True, desc="from CutBold or CutDWI")
+    censored = traits.List(traits.Int, usedefault=True, desc="volumes left out")
+    tr_s = traits.Either(None, traits.Float, usedefault=True, desc="repetition time")
+    fd_threshold_mm = traits.Either(None, traits.Float, usedefault=True, desc="drawn as a line")
+
+
+class MotionFigure(SimpleInterface):
+    """Head motion with segments and censored volumes."""
+
+    input_spec = _MotionFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.reports.charts import motion_figure  # late: matplotlib
+
+        _, grid = load(self.inputs.reference)
+        parameters = matrices_to_parameters(np.load(self.inputs.motion), grid_centre(grid))
+        figure = motion_figure(
+            parameters,
+            framewise_displacement(parameters),
+            self.inputs.censored,
+            tr_s=self.inputs.tr_s,
+            threshold_mm=self.inputs.fd_threshold_mm,
+            segments=[segment.volumes for segment in read_segments(self.inputs.segments)],
+            title=self.inputs.title,
+        )
+        self._results["out_file"] = _save(figure, self.inputs.figure)
+        return runtime
+
+
+class _GradientFigureInputSpec(_FigureInputSpec):
+    gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
+    motion = File(exists=True, mandatory=True, desc="rotates the directions")
+    segments = File(exists=True, mandatory=True, desc="from CutDWI")
+
+
+class GradientFigure(SimpleInterface):
+    """Gradient directions and b-values, by segment."""
+
+    input_spec = _GradientFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.reports.charts import gradient_figure  # late: matplotlib
+
+        table = read_gradients(self.inputs.gradients)
+        rotated = rotate_bvecs(table.bvecs, np.load(self.inputs.motion))
+        segments = [segment.volumes for segment in read_segments(self.inputs.segments)]
+        figure = gradient_figure(table.bvals, rotated, segments, title=self.inputs.title)
+        self._results["out_file"] = _save(figure, self.inputs.figure)
+        return runtime
+
+
+class _SyntheticFigureInputSpec(_FigureInputSpec):
+    source = File(exists=True, mandatory=True, desc="4D, model grid")
+    mean = File(exists=True, mandatory=True, desc="4D, model grid")
+    std = File(exists=True, mandatory=True, desc="4D, model grid")
+    mask = File(exists=True, mandatory=True, desc="brain mask, model grid")
+    acquired = File(exists=True, desc="4D, model grid")
+    names = traits.Tuple(traits.Str, traits.Str, mandatory=True, desc="what source and target are")
+
+
+class SyntheticFigure(SimpleInterface):
+    """Source, synthetic volume, uncertainty, and the acquired target where there is one."""
+
+    input_spec = _SyntheticFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.imaging.intensity import to_units
+        from pds_bids.reports.figures import synthetic_figure  # late: matplotlib
+
+        mask, grid = load(self.inputs.mask)
+        mask = mask > 0
+        source, mean, std = (
+            np.asarray(load(path)[0][..., 0])
+            for path in (self.inputs.source, self.inputs.mean, self.inputs.std)
+        )
+        acquired = None
+        if self.inputs.acquired:
+            acquired, _ = to_units(np.asarray(load(self.inputs.acquired)[0][..., 0]), mask)
+        figure = synthetic_figure(
+            to_units(source, mask)[0], mean, std, mask, grid, names=self.inputs.names, acquired=acquired
+        )
+        self._results["out_file"] = _save(figure, self.inputs.figure)
+        return runtime
+
+
+def _save(figure: "Figure", path: str) -> str:
+    from pds_bids.reports.figures import save_figure  # late: matplotlib
+
+    return str(save_figure(figure, Path(path)))

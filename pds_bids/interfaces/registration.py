@@ -1,0 +1,185 @@
+"""Registration to the template, and the check of two paths against each other."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base.support import Bunch
+
+from pds_bids.exceptions import QualityError
+from pds_bids.imaging.agreement import require_agreement
+from pds_bids.imaging.grid import PointMap
+from pds_bids.imaging.intensity import n4_bias
+from pds_bids.imaging.registration import (
+    Registration,
+    mask_in_native,
+    register_epi_to_template,
+    register_rigid,
+    register_t1w_to_template,
+)
+from pds_bids.interfaces.images import load, load_map, save, save_map
+from pds_bids.interfaces.template import read_template
+from pds_bids.modalities import Contrast
+from pds_bids.template import MODEL_GRID, RES02_GRID, load_template
+
+__all__ = ["AgreeOnRegistration", "BridgeThroughT1w", "RegisterEPI", "RegisterT1w"]
+
+
+class _RegistrationOutputSpec(TraitedSpec):
+    template2native = File(desc="point map from the template grid to the image, .npz")
+    native2template = File(desc="point map from the image's grid to the template, .npz")
+    gate = File(desc="JSON: figures of merit and the verdict")
+
+
+class _RegisterEPIInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="mean EPI without its bias field")
+    mask = File(exists=True, mandatory=True, desc="brain mask")
+    template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+    contrast = traits.Enum(*[str(c) for c in Contrast], mandatory=True, desc="contrast of the image")
+    sloppy = traits.Bool(False, usedefault=True, desc="coarser and faster")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class RegisterEPI(SimpleInterface):
+    """Register a mean EPI straight to the template; fails loudly below the gate."""
+
+    input_spec = _RegisterEPIInputSpec
+    output_spec = _RegistrationOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        image, grid = load(self.inputs.in_file)
+        mask = load(self.inputs.mask)[0] > 0
+        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        contrast = Contrast(self.inputs.contrast)
+        found = register_epi_to_template(
+            image, mask, grid, template, contrast, sloppy=self.inputs.sloppy, nthreads=self.inputs.num_threads
+        )
+        self._results |= _save_registration(found)
+        return runtime
+
+
+class _RegisterT1wInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="T1w image, whole head, in any storage order")
+    template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+    sloppy = traits.Bool(False, usedefault=True, desc="coarser and faster")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _RegisterT1wOutputSpec(_RegistrationOutputSpec):
+    out_file = File(desc="T1w image without its bias field, RAS+")
+    mask = File(desc="brain mask")
+
+
+class RegisterT1w(SimpleInterface):
+    """Register a T1w image to the template and take its brain mask and bias field.
+
+    A T1w image that does not register leaves a gate that says so, and no maps: it is a second opinion on the
+    echo-planar image, which has a gate of its own.
+    """
+
+    input_spec = _RegisterT1wInputSpec
+    output_spec = _RegisterT1wOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        image, grid = load(self.inputs.in_file)
+        image = np.asarray(image, np.float32)
+        threads = self.inputs.num_threads
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
+        try:
+            found = register_t1w_to_template(
+                image, grid, template, sloppy=self.inputs.sloppy, nthreads=threads
+            )
+        except QualityError as error:
+            self._results["gate"] = _save_json({"passed": False, "reason": str(error)})
+            return runtime
+        mask = mask_in_native(found, template)
+        bias = n4_bias(image, grid, mask, nthreads=threads)
+        self._results |= _save_registration(found)
+        self._results["out_file"] = save("t1w.nii", image / bias, grid.vox2ras)
+        self._results["mask"] = save("mask.nii", mask, grid.vox2ras)
+        return runtime
+
+
+class _BridgeThroughT1wInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="mean EPI without its bias field")
+    mask = File(exists=True, mandatory=True, desc="brain mask of the EPI")
+    t1w = File(exists=True, desc="T1w image without its bias field; absent when it did not register")
+    t1w_mask = File(exists=True, desc="brain mask of the T1w image")
+    template2t1w = File(exists=True, desc="point map")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _BridgeThroughT1wOutputSpec(TraitedSpec):
+    template2native = File(desc="point map from the template grid through the T1w image, .npz")
+    t1w2epi = File(desc="4 x 4 point map, RAS mm, .npy")
+
+
+class BridgeThroughT1w(SimpleInterface):
+    """Register the EPI rigidly to the T1w image and compose with the T1w image's way to the template."""
+
+    input_spec = _BridgeThroughT1wInputSpec
+    output_spec = _BridgeThroughT1wOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        if not self.inputs.template2t1w:
+            return runtime
+        epi, epi_grid = load(self.inputs.in_file)
+        epi_mask = load(self.inputs.mask)[0] > 0
+        t1w, t1w_grid = load(self.inputs.t1w)
+        t1w_mask = load(self.inputs.t1w_mask)[0] > 0
+        t1w2epi, gate = register_rigid(
+            t1w, t1w_grid, t1w_mask, epi, epi_grid, epi_mask, nthreads=self.inputs.num_threads
+        )
+        if not gate.passed:
+            return runtime
+        through = load_map(self.inputs.template2t1w).then(t1w2epi)
+        path = Path.cwd() / "t1w2epi.npy"
+        np.save(path, t1w2epi)
+        self._results["t1w2epi"] = str(path)
+        self._results["template2native"] = save_map("template2native.npz", through)
+        return runtime
+
+
+class _AgreeOnRegistrationInputSpec(BaseInterfaceInputSpec):
+    gate = File(exists=True, mandatory=True, desc="of the direct path")
+    direct = File(exists=True, mandatory=True, desc="point map of the direct path")
+    bridge = File(exists=True, desc="point map through the T1w image, or nothing")
+    template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+
+
+class _AgreeOnRegistrationOutputSpec(TraitedSpec):
+    gate = File(desc="the gate with the distance between the paths")
+
+
+class AgreeOnRegistration(SimpleInterface):
+    """Compare the direct path with the one through the T1w image; fails where they contradict each other."""
+
+    input_spec = _AgreeOnRegistrationInputSpec
+    output_spec = _AgreeOnRegistrationOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        gate = json.loads(Path(self.inputs.gate).read_text())
+        if self.inputs.bridge:
+            direct = load_map(self.inputs.direct)
+            bridge = PointMap.from_affine(direct.grid, np.eye(4)).then(load_map(self.inputs.bridge))
+            mask = load_template(read_template(self.inputs.template), direct.grid).mask
+            gate["two_path_mm"] = require_agreement(direct, bridge, mask)
+        self._results["gate"] = _save_json(gate)
+        return runtime
+
+
+def _save_registration(found: Registration) -> dict[str, str]:
+    maps: dict[str, PointMap] = {
+        "template2native": found.template2native,
+        "native2template": found.native2template,
+    }
+    saved = {name: save_map(f"{name}.npz", points) for name, points in maps.items()}
+    return saved | {"gate": _save_json(asdict(found.gate))}
+
+
+def _save_json(content: dict[str, object]) -> str:
+    path = Path.cwd() / "gate.json"
+    path.write_text(json.dumps(content, indent=2))
+    return str(path)

@@ -1,0 +1,134 @@
+"""The learned step as a process of its own, and what is made of its output."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    CommandLine,
+    CommandLineInputSpec,
+    Directory,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from nipype.interfaces.base.support import Bunch
+
+from pds_bids.imaging.grid import resample
+from pds_bids.interfaces.images import load, load_map, save
+from pds_bids.modalities import MODALITIES, Modality
+from pds_bids.template import MODEL_GRID
+
+__all__ = ["NameSources", "Synthesize", "SyntheticToNative"]
+
+
+class _NameSourcesInputSpec(BaseInterfaceInputSpec):
+    contrasts = traits.List(traits.Str, mandatory=True, desc="contrasts of the source modality")
+    first = File(exists=True, mandatory=True, desc="4D image of the first contrast")
+    second = File(exists=True, desc="4D image of the second one")
+
+
+class _NameSourcesOutputSpec(TraitedSpec):
+    sources = traits.List(traits.Str, desc="contrast=FILE")
+
+
+class NameSources(SimpleInterface):
+    """Say which file holds which contrast, as ``pds-bids-synth`` wants it."""
+
+    input_spec = _NameSourcesInputSpec
+    output_spec = _NameSourcesOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        files = [path for path in (self.inputs.first, self.inputs.second) if path]
+        named = zip(self.inputs.contrasts, files, strict=True)
+        self._results["sources"] = [f"{contrast}={path}" for contrast, path in named]
+        return runtime
+
+
+class _SynthesizeInputSpec(CommandLineInputSpec):
+    sources = traits.List(
+        traits.Str, argstr="--source %s", mandatory=True, desc="contrast=FILE; the mean, then the segments"
+    )
+    mask = File(exists=True, argstr="--mask %s", mandatory=True, desc="brain mask on the model grid")
+    template = File(exists=True, argstr="--template %s", mandatory=True, desc="4D template channels")
+    target = traits.Enum(
+        *[str(m) for m in Modality], argstr="--target %s", mandatory=True, desc="what to write"
+    )
+    method = traits.Str(argstr="--method %s", mandatory=True, desc="name of the method")
+    model_dir = Directory(exists=True, argstr="--model-dir %s", mandatory=True, desc="model bundle")
+    weights_sha256 = traits.Str(desc="not passed on: new weights must not be mistaken for cached ones")
+    output_dir = traits.Str("synthesis", usedefault=True, argstr="--output-dir %s", desc="folder to write to")
+    seed = traits.Int(argstr="--seed %d", mandatory=True, desc="master seed")
+    seed_names = traits.List(
+        traits.Str, argstr="--seed-names %s", mandatory=True, desc="participant, session"
+    )
+    device = traits.Str("auto", usedefault=True, nohash=True, argstr="--device %s", desc="auto, cpu or cuda")
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="claims a GPU slot of Nipype's scheduler")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, argstr="--nthreads %d", desc="threads")
+
+
+class _SynthesizeOutputSpec(TraitedSpec):
+    mean = File(exists=True, desc="4D prediction of the main contrast: from the mean, then per segment")
+    std = File(exists=True, desc="4D standard deviation of the same")
+    b0_mean = File(desc="DWI: 4D prediction of the b0 image")
+    b0_std = File(desc="DWI: its standard deviation")
+    metadata = File(exists=True, desc="JSON: model, seeds, device")
+
+
+class Synthesize(CommandLine):
+    """Run ``pds-bids-synth``: torch lives and dies in that process, and so does GPU memory."""
+
+    # The module instead of the script: the environment of the app need not be on the PATH.
+    _cmd = f"{sys.executable} -m pds_bids.cli.synth"
+    input_spec = _SynthesizeInputSpec
+    output_spec = _SynthesizeOutputSpec
+
+    def _list_outputs(self) -> dict[str, str]:
+        folder = Path(self.inputs.output_dir).absolute()
+        contrasts = MODALITIES[Modality(self.inputs.target)].contrasts
+        outputs = {"metadata": str(folder / "synthesis.json")}
+        for contrast, prefix in zip(contrasts, ("", "b0_"), strict=False):
+            for what in ("mean", "std"):
+                outputs[f"{prefix}{what}"] = str(folder / f"{contrast}_{what}.nii.gz")
+        return outputs
+
+
+class _SyntheticToNativeInputSpec(BaseInterfaceInputSpec):
+    native2template = File(exists=True, mandatory=True, desc="point map from the source's grid")
+    mask = File(exists=True, mandatory=True, desc="brain mask of the source, native")
+    mean = File(exists=True, mandatory=True, desc="4D, model grid")
+    std = File(exists=True, mandatory=True, desc="4D, model grid")
+    b0_mean = File(exists=True, desc="4D, model grid")
+    b0_std = File(exists=True, desc="4D, model grid")
+
+
+class _SyntheticToNativeOutputSpec(TraitedSpec):
+    mean = File(desc="4D on the source's grid")
+    std = File(desc="4D on the source's grid")
+    b0_mean = File(desc="4D on the source's grid")
+    b0_std = File(desc="4D on the source's grid")
+
+
+class SyntheticToNative(SimpleInterface):
+    """Resample what was synthesised onto the grid of the acquired source."""
+
+    input_spec = _SyntheticToNativeInputSpec
+    output_spec = _SyntheticToNativeOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        points = load_map(self.inputs.native2template)
+        mask = load(self.inputs.mask)[0] > 0
+        for name in ("mean", "std", "b0_mean", "b0_std"):
+            source = getattr(self.inputs, name)
+            if not source:
+                continue
+            volumes, _ = load(source)
+            native = np.zeros((*mask.shape, volumes.shape[3]), np.float32)
+            for k in range(volumes.shape[3]):
+                native[mask, k] = resample(
+                    np.asarray(volumes[..., k]), MODEL_GRID.vox2ras, points.points[mask], order=1
+                )
+            self._results[name] = save(f"{name}.nii", native, points.grid.vox2ras)
+        return runtime

@@ -1,0 +1,341 @@
+"""The graph of a run: one workflow per session, from acquired series to reports.
+
+The only place below the command line that sees the configuration; every builder gets what it needs by name.
+"""
+
+from pathlib import Path
+
+from nipype.pipeline import engine as pe
+
+from pds_bids.bids.collect import Series
+from pds_bids.bids.names import log_dir
+from pds_bids.config import Device, RunConfig
+from pds_bids.inference.card import WEIGHTS, default_model_dir, read_card
+from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
+from pds_bids.interfaces.registration import RegisterT1w
+from pds_bids.interfaces.template import FetchTemplate
+from pds_bids.modalities import Direction, Modality
+from pds_bids.plan import Action, Plan, SessionPlan
+from pds_bids.template import ATLAS_NAME
+from pds_bids.workflows.figures import (
+    init_anat_figure,
+    init_series_figures_wf,
+    init_synthetic_figures_wf,
+)
+from pds_bids.workflows.nodes import identity
+from pds_bids.workflows.outputs import save_series, save_synthetic
+from pds_bids.workflows.series import (
+    SERIES_FIELDS,
+    init_bold_wf,
+    init_dwi_wf,
+    init_registration_wf,
+    init_segments_wf,
+    series_mem_gb,
+)
+from pds_bids.workflows.synthesis import init_synthesis_wf
+
+__all__ = ["init_modality_wf", "init_pds_bids_wf", "init_session_wf"]
+
+NOT_CORRECTED = "susceptibility distortion was not corrected"
+
+
+def init_pds_bids_wf(plan: Plan, config: RunConfig) -> pe.Workflow:
+    """Build the graph of a run.
+
+    Parameters
+    ----------
+    plan : Plan
+        Sessions whose action is ``run`` are built.
+    config : RunConfig
+        Options.
+
+    Returns
+    -------
+    Workflow
+        One node for the template, one workflow per session.
+    """
+    workflow = pe.Workflow(name="pds_bids_wf", base_dir=str(config.work_dir))
+    template = pe.Node(
+        FetchTemplate(cache_dir=str(config.work_dir / "caches" / "templates")), name="template", mem_gb=1
+    )
+    for session in plan.with_action(Action.RUN):
+        session_wf = init_session_wf(session, plan, config)
+        _report_crashes_to(
+            session_wf, config.output_dir / log_dir(session.participant, config.run_uuid), config
+        )
+        workflow.connect([
+            (template, session_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
+        ])  # fmt: skip
+    return workflow
+
+
+def init_session_wf(session: SessionPlan, plan: Plan, config: RunConfig) -> pe.Workflow:
+    """Build what is done for one session.
+
+    Parameters
+    ----------
+    session : SessionPlan
+        What is there and what is to be synthesised.
+    plan : Plan
+        For the folder of the dataset.
+    config : RunConfig
+        Options.
+
+    Returns
+    -------
+    Workflow
+
+    Inputs
+    ------
+    template, channels
+        From `FetchTemplate`.
+    """
+    workflow = pe.Workflow(name=session.name)
+    inputnode = identity(["template", "channels"], name="inputnode")
+    threads = config.omp_nthreads or 1
+    anat = None
+    if session.t1w is not None:
+        anat = pe.Node(
+            RegisterT1w(in_file=str(session.t1w), sloppy=config.sloppy, num_threads=threads),
+            name="anat",
+            n_procs=threads,
+            mem_gb=1.5,
+        )
+        figure = init_anat_figure(session, config.output_dir)
+        workflow.connect([
+            (inputnode, anat, [("template", "template")]),
+            (inputnode, figure, [("template", "template")]),
+            (anat, figure, [("out_file", "in_file"), ("mask", "mask"), ("gate", "gate")]),
+            (anat, figure, [("template2native", "template2native")]),
+        ])  # fmt: skip
+    acquired = {}
+    for series in (session.bold, session.dwi):
+        if series is not None:
+            acquired[series.modality] = init_modality_wf(series, session, plan, config)
+            _connect_modality(workflow, inputnode, anat, acquired[series.modality])
+    for direction in session.directions:
+        synthesis_wf = _add_synthesis(
+            workflow, session, plan, config, direction, direction.target in acquired
+        )
+        _connect_synthesis(workflow, inputnode, synthesis_wf, acquired, direction)
+    return workflow
+
+
+def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: RunConfig) -> pe.Workflow:
+    """Build the preprocessing of one acquired series, its outputs and its figures.
+
+    Parameters
+    ----------
+    series : Series
+        What was acquired.
+    session : SessionPlan
+        For what a reader should know, and whether there is a T1w image.
+    plan : Plan
+        For the folder of the dataset.
+    config : RunConfig
+        Options.
+
+    Returns
+    -------
+    Workflow
+
+    Inputs
+    ------
+    template
+        From `FetchTemplate`.
+    t1w, t1w_mask, template2t1w, t1w_gate
+        When there is a T1w image.
+
+    Outputs
+    -------
+    stack, b0, mask
+        On the model grid.
+    native_mask, native2template
+        For the way back.
+    """
+    workflow = pe.Workflow(name=f"{series.modality}_preproc_wf")
+    has_t1w, threads = session.t1w is not None, config.omp_nthreads or 1
+    inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
+    outputnode = identity(["stack", "b0", "mask", "native_mask", "native2template"], name="outputnode")
+    if series.modality is Modality.BOLD:
+        series_wf = init_bold_wf(
+            series, dummy_scans=config.dummy_scans, omp_nthreads=threads, mem_gb=series_mem_gb(series)
+        )
+    else:
+        series_wf = init_dwi_wf(
+            series, sloppy=config.sloppy, omp_nthreads=threads, mem_gb=series_mem_gb(series)
+        )
+    registration_wf = init_registration_wf(
+        series.modality, has_t1w=has_t1w, sloppy=config.sloppy, omp_nthreads=threads
+    )
+    segments_wf = init_segments_wf(
+        series,
+        n_segments=config.n_segments,
+        segment_scheme=str(config.segment_scheme),
+        fd_spike_threshold=config.fd_spike_threshold,
+    )
+    quality = pe.Node(SourceQuality(notes=[NOT_CORRECTED, *session.notes]), name="quality")
+    table = pe.Node(SegmentTable(), name="segment_table")
+    parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
+    save = save_series(
+        series, bids_dir=plan.bids_dir, output_dir=config.output_dir, atlas=ATLAS_NAME, has_t1w=has_t1w
+    )
+    figures_wf = init_series_figures_wf(
+        series, config.output_dir, fd_spike_threshold=config.fd_spike_threshold
+    )
+    own = [field for field in SERIES_FIELDS if field not in ("mean", "anchor", "scale", "b0")]
+    handed_on = [(f"outputnode.{field}", f"inputnode.{field}") for field in own]
+    maps = [(f"outputnode.{m}", f"inputnode.{m}") for m in ("template2native", "native2template")]
+    workflow.connect([
+        (inputnode, registration_wf, [("template", "inputnode.template")]),
+        (series_wf, registration_wf, [("outputnode.anchor", "inputnode.anchor")]),
+        (series_wf, registration_wf, [("outputnode.mask", "inputnode.mask")]),
+        (inputnode, segments_wf, [("template", "inputnode.template")]),
+        (series_wf, segments_wf, handed_on),
+        (registration_wf, segments_wf, maps),
+        (segments_wf, table, [("outputnode.segments", "segments")]),
+        (segments_wf, parcels, [("outputnode.stack", "in_file"), ("outputnode.mask", "mask")]),
+        (inputnode, parcels, [("template", "template")]),
+        (series_wf, quality, [("outputnode.n_dummy", "n_dummy"), ("outputnode.scale", "scale")]),
+        (series_wf, quality, [("outputnode.mask", "mask")]),
+        (registration_wf, quality, [("outputnode.gate", "gate")]),
+        (segments_wf, quality, [("outputnode.segments", "segments"), ("outputnode.censored", "censored")]),
+        (segments_wf, quality, [("outputnode.confounds", "confounds")]),
+        (inputnode, quality, [("template", "template")]),
+        (series_wf, save, [("outputnode.mean", "mean"), ("outputnode.mask", "mask")]),
+        (series_wf, save, [("outputnode.motion", "motion")]),
+        (registration_wf, save, [("outputnode.template2native", "template2native")]),
+        (registration_wf, save, [("outputnode.native2template", "native2template")]),
+        (segments_wf, save, [("outputnode.stack", "template_stack"), ("outputnode.mask", "template_mask")]),
+        (segments_wf, save, [("outputnode.confounds", "confounds")]),
+        (segments_wf, save, [("outputnode.confounds_json", "confounds_json")]),
+        (table, save, [("out_file", "segment_table")]),
+        (parcels, save, [("out_file", "parcels")]),
+        (quality, save, [("out_file", "qc")]),
+        (inputnode, figures_wf, [("template", "inputnode.template")]),
+        (series_wf, figures_wf, [("outputnode.anchor", "inputnode.anchor")]),
+        (series_wf, figures_wf, [("outputnode.mask", "inputnode.mask")]),
+        (series_wf, figures_wf, [("outputnode.motion", "inputnode.motion")]),
+        (series_wf, figures_wf, [("outputnode.gradients", "inputnode.gradients")]),
+        (registration_wf, figures_wf, [("outputnode.template2native", "inputnode.template2native")]),
+        (registration_wf, figures_wf, [("outputnode.gate", "inputnode.gate")]),
+        (segments_wf, figures_wf, [("outputnode.segments", "inputnode.segments")]),
+        (segments_wf, figures_wf, [("outputnode.censored", "inputnode.censored")]),
+        (segments_wf, outputnode, [("outputnode.stack", "stack"), ("outputnode.mask", "mask")]),
+        (series_wf, outputnode, [("outputnode.mask", "native_mask")]),
+        (registration_wf, outputnode, [("outputnode.native2template", "native2template")]),
+    ])  # fmt: skip
+    if series.modality is Modality.DWI:
+        workflow.connect([
+            (series_wf, save, [("outputnode.b0", "b0")]),
+            (segments_wf, save, [("outputnode.b0", "template_b0")]),
+            (segments_wf, outputnode, [("outputnode.b0", "b0")]),
+        ])  # fmt: skip
+    if has_t1w:
+        fields = ["t1w", "t1w_mask", "template2t1w"]
+        workflow.connect([
+            (inputnode, registration_wf, [(field, f"inputnode.{field}") for field in fields]),
+            (inputnode, quality, [("t1w_gate", "t1w_gate")]),
+            (registration_wf, save, [("outputnode.t1w2epi", "t1w2epi")]),
+        ])  # fmt: skip
+    return workflow
+
+
+def _connect_modality(
+    workflow: pe.Workflow, inputnode: pe.Node, anat: pe.Node | None, modality_wf: pe.Workflow
+) -> None:
+    workflow.connect(inputnode, "template", modality_wf, "inputnode.template")
+    if anat is not None:
+        workflow.connect([
+            (anat, modality_wf, [("out_file", "inputnode.t1w"), ("mask", "inputnode.t1w_mask")]),
+            (anat, modality_wf, [("template2native", "inputnode.template2t1w")]),
+            (anat, modality_wf, [("gate", "inputnode.t1w_gate")]),
+        ])  # fmt: skip
+
+
+def _add_synthesis(
+    workflow: pe.Workflow,
+    session: SessionPlan,
+    plan: Plan,
+    config: RunConfig,
+    direction: Direction,
+    has_acquired: bool,
+) -> pe.Workflow:
+    """Add synthesis, outputs and figure of one direction, and return the synthesis workflow."""
+    model_dir = config.model_dir or default_model_dir(config.method)
+    synthesis_wf = init_synthesis_wf(
+        direction,
+        method=config.method,
+        model_dir=str(model_dir),
+        weights_sha256=read_card(model_dir)["sha256"][WEIGHTS],
+        random_seed=config.random_seed,
+        seed_names=session.label.split(),
+        device=str(config.device),
+        use_gpu=_uses_gpu(config.device),
+        omp_nthreads=config.omp_nthreads or 1,
+        has_acquired=has_acquired,
+        name=f"{direction}_wf",
+    )
+    save = save_synthetic(
+        session,
+        direction,
+        bids_dir=plan.bids_dir,
+        output_dir=config.output_dir,
+        output_spaces=config.output_spaces,
+        atlas=ATLAS_NAME,
+        name=f"save_{direction}",
+    )
+    figures_wf = init_synthetic_figures_wf(session, direction, config.output_dir, has_acquired=has_acquired)
+    maps = ["mean", "std", "b0_mean", "b0_std"]
+    fields = [*maps, *(f"native_{field}" for field in maps), "metadata", "qc", "parcels"]
+    workflow.connect([
+        (synthesis_wf, save, [(f"outputnode.{f}", f) for f in fields if hasattr(save.inputs, f)]),
+        (synthesis_wf, figures_wf, [("outputnode.mean", "inputnode.mean")]),
+        (synthesis_wf, figures_wf, [("outputnode.std", "inputnode.std")]),
+    ])  # fmt: skip
+    return synthesis_wf
+
+
+def _connect_synthesis(
+    workflow: pe.Workflow,
+    inputnode: pe.Node,
+    synthesis_wf: pe.Workflow,
+    acquired: dict[Modality, pe.Workflow],
+    direction: Direction,
+) -> None:
+    source_wf, target_wf = acquired[direction.source], acquired.get(direction.target)
+    save = workflow.get_node(f"save_{direction}")
+    figures_wf = workflow.get_node(f"{direction}_figures_wf")
+    masks = [field for field in ("mask", "native_mask") if hasattr(save.inputs, field)]
+    handed_on = [("stack", "source"), ("b0", "source_b0"), ("mask", "mask")]
+    handed_on += [("native_mask", "native_mask"), ("native2template", "native2template")]
+    workflow.connect([
+        (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
+        (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
+        (source_wf, save, [(f"outputnode.{f}", f) for f in masks]),
+        (source_wf, figures_wf, [("outputnode.stack", "inputnode.source")]),
+        (source_wf, figures_wf, [("outputnode.mask", "inputnode.mask")]),
+    ])  # fmt: skip
+    if target_wf is not None:
+        handed_on = [("stack", "acquired"), ("b0", "acquired_b0"), ("mask", "acquired_mask")]
+        workflow.connect([
+            (target_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
+            (target_wf, figures_wf, [("outputnode.stack", "inputnode.acquired")]),
+        ])  # fmt: skip
+
+
+def _uses_gpu(device: Device) -> bool:
+    """Whether the synthesis claims a GPU slot; looks for the driver's device files, not for torch."""
+    return device is not Device.CPU and Path("/dev/nvidiactl").exists()
+
+
+def _report_crashes_to(workflow: pe.Workflow, folder: Path, config: RunConfig) -> None:
+    """Let every node of a session leave its crash file with its participant."""
+    for node in workflow.list_node_names():
+        workflow.get_node(node).config = {
+            "execution": {
+                "crashdump_dir": str(folder),
+                "crashfile_format": "txt",
+                "stop_on_first_crash": str(config.stop_on_first_crash).lower(),
+            }
+        }

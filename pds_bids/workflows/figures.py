@@ -1,0 +1,159 @@
+"""Figures of the report as nodes that write straight into the participant's folder."""
+
+from pathlib import Path
+
+from nipype.pipeline import engine as pe
+
+from pds_bids.bids.collect import Series
+from pds_bids.bids.names import output_path
+from pds_bids.interfaces.figures import (
+    GradientFigure,
+    MaskFigure,
+    MotionFigure,
+    RegistrationFigure,
+    SyntheticFigure,
+)
+from pds_bids.modalities import Direction, Modality
+from pds_bids.plan import SessionPlan
+from pds_bids.workflows.nodes import identity
+
+__all__ = ["init_anat_figure", "init_series_figures_wf", "init_synthetic_figures_wf"]
+
+MEAN_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean DWI"}
+ANCHOR_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean b = 0 image"}
+
+
+def init_anat_figure(session: SessionPlan, output_dir: Path) -> pe.Node:
+    """Return the figure of the T1w image's registration; inputs as of `RegistrationFigure`."""
+    path = output_path("figure_t1w", session.entities, extension=".png", desc="registration")
+    interface = RegistrationFigure(figure=str(output_dir / path), title="T1w image in template space")
+    return pe.Node(interface, name="anat_figure", mem_gb=0.5)
+
+
+def init_series_figures_wf(
+    series: Series, output_dir: Path, *, fd_spike_threshold: float, name: str = "figures_wf"
+) -> pe.Workflow:
+    """Build the figures of an acquired series: mask, registration, motion, gradients.
+
+    Parameters
+    ----------
+    series : Series
+        What was acquired.
+    output_dir : Path
+        Derivative dataset.
+    fd_spike_threshold : float
+        mm, drawn as a line.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Inputs
+    ------
+    anchor, mask, motion, gradients, template2native, gate, segments, censored, template
+        From the preprocessing of the series.
+    """
+    workflow = pe.Workflow(name=name)
+    fields = [
+        "anchor",
+        "mask",
+        "motion",
+        "gradients",
+        "template2native",
+        "gate",
+        "segments",
+        "censored",
+        "template",
+    ]
+    inputnode = identity(fields, name="inputnode")
+    anchor, label = ANCHOR_NAMES[series.modality], series.label
+    mask = pe.Node(
+        MaskFigure(
+            figure=_figure(output_dir, series, "mask", ".png"), title=f"{anchor} and brain mask {label}"
+        ),
+        name="mask_figure",
+    )
+    registration = pe.Node(
+        RegistrationFigure(
+            figure=_figure(output_dir, series, "registration", ".png"),
+            title=f"{anchor} in template space {label}",
+        ),
+        name="registration_figure",
+        mem_gb=0.5,
+    )
+    is_bold = series.modality is Modality.BOLD
+    motion = pe.Node(
+        MotionFigure(
+            figure=_figure(output_dir, series, "motion", ".svg"),
+            title=f"Head motion {label}",
+            tr_s=series.metadata.get("RepetitionTime") if is_bold else None,
+            fd_threshold_mm=fd_spike_threshold if is_bold else None,
+        ),
+        name="motion_figure",
+    )
+    workflow.connect([
+        (inputnode, mask, [("anchor", "in_file"), ("mask", "mask")]),
+        (inputnode, registration, [("anchor", "in_file"), ("mask", "mask"), ("gate", "gate")]),
+        (inputnode, registration, [("template2native", "template2native"), ("template", "template")]),
+        (inputnode, motion, [("anchor", "reference"), ("motion", "motion")]),
+        (inputnode, motion, [("segments", "segments"), ("censored", "censored")]),
+    ])  # fmt: skip
+    if series.modality is Modality.DWI:
+        gradients = pe.Node(
+            GradientFigure(
+                figure=_figure(output_dir, series, "gradients", ".svg"), title=f"Gradient scheme {label}"
+            ),
+            name="gradient_figure",
+        )
+        fields = ["gradients", "motion", "segments"]
+        workflow.connect([(inputnode, gradients, [(field, field) for field in fields])])
+    return workflow
+
+
+def init_synthetic_figures_wf(
+    session: SessionPlan, direction: Direction, output_dir: Path, *, has_acquired: bool
+) -> pe.Workflow:
+    """Build the figure of a synthetic volume beside its source and, where there is one, the acquired volume.
+
+    Parameters
+    ----------
+    session : SessionPlan
+        Whose it is.
+    direction : Direction
+        What was read and written.
+    output_dir : Path
+        Derivative dataset.
+    has_acquired : bool
+        Whether the target was acquired.
+
+    Returns
+    -------
+    Workflow
+
+    Inputs
+    ------
+    source, mean, std, mask, acquired
+        4D on the model grid, overall mean first.
+    """
+    workflow = pe.Workflow(name=f"{direction}_figures_wf")
+    fields = ["source", "mean", "std", "mask", *(["acquired"] if has_acquired else [])]
+    inputnode = identity(fields, name="inputnode")
+    path = output_path("figure", session.entities, direction.target, extension=".png", desc="synthetic")
+    figure = pe.Node(
+        SyntheticFigure(
+            figure=str(output_dir / path),
+            title="Synthetic volume",
+            names=(MEAN_NAMES[direction.source], MEAN_NAMES[direction.target]),
+        ),
+        name="synthetic_figure",
+        mem_gb=0.5,
+    )
+    workflow.connect([(inputnode, figure, [(field, field) for field in fields])])
+    return workflow
+
+
+def _figure(output_dir: Path, series: Series, desc: str, extension: str) -> str:
+    path = output_path("figure", series.entities, series.modality, extension=extension, desc=desc)
+    return str(output_dir / path)

@@ -1,0 +1,239 @@
+"""Which file becomes which output, and which outputs a finished session must have."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+
+from pds_bids.bids.collect import Series
+from pds_bids.bids.names import modalities_of, output_path
+from pds_bids.bids.sidecars import (
+    RAW,
+    Provenance,
+    acquired_sidecar,
+    bids_uri,
+    mask_sidecar,
+    synthetic_sidecar,
+)
+from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
+from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
+from pds_bids.modalities import Direction, Modality
+from pds_bids.plan import SessionPlan
+
+__all__ = ["required_outputs", "save_series", "save_synthetic"]
+
+SEGMENT_COLUMNS = {
+    "segment": {"Description": "Number of the segment, from 1; volume of the desc-segments image"},
+    "volumes": {"Description": "Volumes of the acquired series that were averaged, from 0"},
+    "n_volumes": {"Description": "How many they are"},
+    "onset_s": {"Description": "Time of the first volume from the start of the series", "Units": "s"},
+    "duration_s": {"Description": "Time from the first to the end of the last volume", "Units": "s"},
+    "b_values_s_mm2": {"Description": "b-values of the volumes, rounded to 50", "Units": "s/mm^2"},
+    "n_b0": {"Description": "Share of b = 0 volumes"},
+}
+PARCEL_TEXT = "Mean of each parcel inside the brain mask; one row per segment, one column per parcel"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One line of a table: key in io_spec.json, input it is made from, and how."""
+
+    key: str
+    source: str
+    in_template: bool = False
+    extension: str | None = None
+    volumes: Volumes = Volumes.ALL
+    sidecar: dict[str, Any] | None = None
+
+
+def save_series(
+    series: Series, *, bids_dir: Path, output_dir: Path, atlas: str, has_t1w: bool, name: str = "save"
+) -> pe.Node:
+    """Return the node that writes what was made of an acquired series.
+
+    Parameters
+    ----------
+    series : Series
+        Acquired series.
+    bids_dir, output_dir : Path
+        Input dataset, and the derivative dataset.
+    atlas : str
+        Name of the atlas, for the table of parcels.
+    has_t1w : bool
+        Whether there is a transform to the T1w image.
+    name : str
+        Name of the node.
+
+    Returns
+    -------
+    Node
+        Its inputs: mean, b0, mask, motion, template2native, native2template, t1w2epi, confounds,
+        confounds_json, segment_table, qc, template_stack, template_b0, template_mask, parcels.
+    """
+    raw = bids_uri(series.path, bids_dir, RAW)
+    atlas_json = {"Description": PARCEL_TEXT, "Atlas": atlas}
+
+    def image(key: str, *, in_template: bool) -> dict[str, Any]:
+        return acquired_sidecar(
+            key,
+            [raw],
+            in_template=in_template,
+            reference=raw,
+            metadata=series.metadata,
+            is_skull_stripped=in_template,
+        ) | {"BiasCorrected": "N4"}
+
+    def mask(*, in_template: bool) -> dict[str, Any]:
+        return mask_sidecar("mask", [raw], in_template=in_template, reference=raw)
+
+    outputs = [
+        _Output("mean", "mean", sidecar=image("mean", in_template=False)),
+        _Output("mask", "mask", sidecar=mask(in_template=False)),
+        _Output("mean", "template_stack", True, None, Volumes.FIRST, image("mean", in_template=True)),
+        _Output("segments", "template_stack", True, None, Volumes.REST, image("segments", in_template=True)),
+        _Output("mask", "template_mask", True, sidecar=mask(in_template=True)),
+        _Output("hmc", "motion", sidecar={"Description": "Head motion, one ITK transform per volume"}),
+        _Output("ref2template", "template2native", sidecar={"Description": "ITK displacement field, LPS mm"}),
+        _Output("template2ref", "native2template", sidecar={"Description": "ITK displacement field, LPS mm"}),
+        _Output("confounds", "confounds"),
+        _Output("confounds", "confounds_json", extension=".json"),
+        _Output("segment_table", "segment_table", sidecar=SEGMENT_COLUMNS),
+        _Output("qc", "qc", extension=".json"),
+        _Output("parcels", "parcels", True, sidecar=atlas_json),
+    ]  # fmt: skip
+    if series.modality is Modality.DWI:
+        outputs += [
+            _Output("b0", "b0", sidecar=image("b0", in_template=False)),
+            _Output("b0", "template_b0", True, volumes=Volumes.FIRST, sidecar=image("b0", in_template=True)),
+        ]
+    if has_t1w:
+        outputs.append(_Output("ref2t1w", "t1w2epi", sidecar={"Description": "ITK rigid transform"}))
+    return _node(name, outputs, series.entities, series.modality, output_dir, atlas, like=series.path)
+
+
+def save_synthetic(
+    session: SessionPlan,
+    direction: Direction,
+    *,
+    bids_dir: Path,
+    output_dir: Path,
+    output_spaces: Iterable[str],
+    atlas: str,
+    name: str = "save",
+) -> pe.Node:
+    """Return the node that writes a synthetic modality.
+
+    Parameters
+    ----------
+    session : SessionPlan
+        Whose it is.
+    direction : Direction
+        What was read and written.
+    bids_dir, output_dir : Path
+        Input dataset, and the derivative dataset.
+    output_spaces : iterable of str
+        Out of `pds_bids.config.OUTPUT_SPACES`.
+    atlas : str
+        Name of the atlas, for the table of parcels.
+    name : str
+        Name of the node.
+
+    Returns
+    -------
+    Node
+        Its inputs: mean, std, b0_mean, b0_std, each also with native_ before it; mask, native_mask, qc,
+        parcels, metadata.
+    """
+    source = session.series(direction.source)
+    if source is None:
+        raise ValueError(f"{session.label}: no {direction.source} to synthesise from")
+    raw = bids_uri(source.path, bids_dir, RAW)
+    # Model, seed and device are known when it has run; its metadata replaces these.
+    provenance = Provenance(direction, (raw,), {}, 0)
+    outputs = []
+    for space in output_spaces:
+        in_template, prefix = space == TEMPLATE_SPACE, "native_" if space == NATIVE_SPACE else ""
+        kinds = [
+            ("synthetic", "mean", Volumes.FIRST),
+            ("synthetic_segments", "mean", Volumes.REST),
+            ("synthetic_std", "std", Volumes.FIRST),
+        ]
+        if direction.target is Modality.DWI:
+            kinds += [
+                ("synthetic_b0", "b0_mean", Volumes.FIRST),
+                ("synthetic_b0std", "b0_std", Volumes.FIRST),
+            ]
+        for key, field, volumes in kinds:
+            sidecar = synthetic_sidecar(key, provenance, in_template=in_template, reference=raw)
+            outputs.append(_Output(key, prefix + field, in_template, volumes=volumes, sidecar=sidecar))
+        sidecar = mask_sidecar("synthetic_mask", [raw], in_template=in_template, reference=raw)
+        outputs.append(_Output("synthetic_mask", f"{prefix}mask", in_template, sidecar=sidecar))
+    outputs += [
+        _Output("synthetic_qc", "qc", extension=".json"),
+        _Output(
+            "synthetic_parcels",
+            "parcels",
+            True,
+            sidecar={"Description": PARCEL_TEXT, "Atlas": atlas, "Synthetic": True},
+        ),
+    ]
+    description = f"SYNTHETIC {direction.target} predicted from {direction.source} by pds-bids; not acquired"
+    entities, target = session.entities, direction.target
+    node = _node(name, outputs, entities, target, output_dir, atlas, like=source.path, names=["metadata"])
+    node.inputs.description = description
+    return node
+
+
+def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list[Path]:
+    """Return what must exist, relative to the output folder, before a session counts as done."""
+    required = []
+    for direction in session.directions:
+        keys = ["synthetic", "synthetic_segments", "synthetic_std", "synthetic_mask"]
+        keys += [key for key in ("synthetic_b0", "synthetic_b0std") if direction.target in modalities_of(key)]
+        for space in output_spaces:
+            for key in keys:
+                path = output_path(
+                    key, session.entities, direction.target, in_template=space == TEMPLATE_SPACE
+                )
+                required += [path, path.with_name(path.name.replace(".nii.gz", ".json"))]
+        required.append(output_path("synthetic_qc", session.entities, direction.target))
+    return required
+
+
+def _node(
+    name: str,
+    outputs: list[_Output],
+    entities: dict[str, str],
+    modality: Modality,
+    output_dir: Path,
+    atlas: str,
+    *,
+    like: Path,
+    names: list[str] | None = None,
+) -> pe.Node:
+    paths, sidecars, volumes, inputs_of = {}, {}, {}, {}
+    for output in outputs:
+        label = f"{output.key}:{output.source}"
+        path = output_path(
+            output.key,
+            entities,
+            modality,
+            in_template=output.in_template,
+            extension=output.extension,
+            atlas=atlas,
+        )
+        paths[label], volumes[label], inputs_of[label] = str(path), str(output.volumes), output.source
+        if output.sidecar is not None:
+            sidecars[label] = output.sidecar
+    interface = SaveDerivatives(
+        [*dict.fromkeys(inputs_of.values()), *(names or [])],
+        output_dir=str(output_dir),
+        paths=paths,
+        sidecars=sidecars,
+        volumes=volumes,
+        inputs_of=inputs_of,
+        like=str(like),
+    )
+    return pe.Node(interface, name=name, mem_gb=0.5)
