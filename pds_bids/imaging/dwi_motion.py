@@ -32,17 +32,18 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class _Schedule:
-    """Shrink factors and smoothing (mm) from coarse to fine, voxels sampled in the head, steps per level."""
+    """Voxel sizes (mm; the image's own where that is coarser) and smoothing (mm) from coarse to fine, voxels
+    sampled in the head, steps per level."""
 
-    shrink: tuple[int, ...]
+    zooms_mm: tuple[float, ...]
     sigma_mm: tuple[float, ...]
     n_samples: int
     n_steps: int
 
 
-ROUGH = _Schedule((4, 2), (4.0, 2.0), 15_000, 40)
-FINE = _Schedule((1,), (0.5,), 25_000, 40)
-ACROSS = _Schedule((4, 2, 1), (4.0, 2.0, 0.5), 60_000, 100)
+ROUGH = _Schedule((8.0, 4.0), (4.0, 2.0), 15_000, 40)
+FINE = _Schedule((0.0,), (0.5,), 25_000, 40)
+ACROSS = _Schedule((8.0, 4.0, 0.0), (4.0, 2.0, 0.5), 60_000, 100)
 
 
 def estimate_dwi_motion(
@@ -126,6 +127,7 @@ class _Aligner:
     def __init__(self, fixed: np.ndarray, vox2ras: np.ndarray, seed: int) -> None:
         self._vox2ras = np.asarray(vox2ras, float)
         self._seed = seed
+        self._zoom = float(np.cbrt(np.abs(np.linalg.det(self._vox2ras[:3, :3]))))
         self._fixed = self._image(fixed)
         # Away from the head there is only noise, which costs time and pulls towards zero motion.
         head = ndimage.gaussian_filter(fixed, 1.5) > 0.15 * np.percentile(fixed, 98)
@@ -144,15 +146,16 @@ class _Aligner:
         method.SetMetricAsMattesMutualInformation(32)
         method.SetMetricFixedMask(self._mask)
         method.SetMetricSamplingStrategy(method.RANDOM)
+        shrink = [max(1, round(zoom / self._zoom)) for zoom in schedule.zooms_mm]
         # The share counts voxels of the thinned grid, in the head and outside alike.
-        share = [min(1.0, schedule.n_samples * k**3 / self._n_head) for k in schedule.shrink]
+        share = [min(1.0, schedule.n_samples * k**3 / self._n_head) for k in shrink]
         method.SetMetricSamplingPercentagePerLevel(share, self._seed)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
             learningRate=1.0, minStep=2e-3, numberOfIterations=schedule.n_steps, relaxationFactor=0.6
         )
         method.SetOptimizerScalesFromPhysicalShift()
-        method.SetShrinkFactorsPerLevel(schedule.shrink)
+        method.SetShrinkFactorsPerLevel(shrink)
         method.SetSmoothingSigmasPerLevel(schedule.sigma_mm)
         method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
         method.SetInitialTransform(transform, inPlace=True)

@@ -60,13 +60,12 @@ class _Level:
     sigma_voxels: float
     n_points: int
     n_iterations: int
-    is_robust: bool
 
 
 LEVELS = (
-    _Level(6.0, 2.0, 4_000, 12, is_robust=False),
-    _Level(3.0, 1.2, 12_000, 8, is_robust=True),
-    _Level(2.0, 0.8, 40_000, 8, is_robust=True),
+    _Level(6.0, 2.0, 4_000, 12),
+    _Level(3.0, 1.2, 12_000, 8),
+    _Level(2.0, 0.8, 40_000, 8),
 )
 
 
@@ -140,7 +139,9 @@ class _Target:
         steps = np.maximum(1, np.floor(0.8 * sigma)).astype(int)
         smoothers = [_smoother(*axis) for axis in zip(grid.shape, sigma, steps, strict=True)]
         self._smoothers = [torch.as_tensor(smoother, device=device) for smoother in smoothers]
-        smooth = self.smooth(torch.as_tensor(np.asarray(reference, np.float32)[None], device=device))
+        # Views that run backwards, as reorientation makes them, are not for torch.
+        image = np.ascontiguousarray(reference, dtype=np.float32)
+        smooth = self.smooth(torch.as_tensor(image[None], device=device))
         x, y, z = smooth.shape[1:]
         lattice = Grid((x, y, z), grid.vox2ras @ np.diag([*steps, 1.0]))
         self.centre = grid_centre(grid)
@@ -232,7 +233,7 @@ def _descend(target: _Target, images: torch.Tensor, poses: np.ndarray) -> np.nda
     gain: torch.Tensor | None = None
     for _ in range(target.level.n_iterations):
         values, weights = target.sample(images, poses)
-        if gain is not None and target.level.is_robust:
+        if gain is not None:
             weights = weights * _tukey(values - gain @ target.design[:, 6:].T)
         normal = (weights @ target.products).unflatten(1, (N_UNKNOWNS, N_UNKNOWNS)).double()
         right = ((weights * values) @ target.design).double()
