@@ -17,38 +17,49 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``pds-bids-phantom``."""
     parser = argparse.ArgumentParser(
         prog="pds-bids-phantom",
-        description="Write a BIDS dataset of simulated people whose BOLD, DWI and T1w come from the same tissues.",
+        description="Write a BIDS dataset of simulated people: BOLD, DWI and T1w from the same tissues.",
     )
     parser.add_argument("out_dir", type=Path, metavar="OUT", help="new or empty folder")
-    parser.add_argument("--participants", type=int, default=2, metavar="N", help="how many people (default: 2)")
+    parser.add_argument(
+        "--participants", type=int, default=2, metavar="N", help="how many people (default: 2)"
+    )
     parser.add_argument("--sessions", type=int, default=1, metavar="S", help="sessions of each (default: 1)")
     parser.add_argument(
         "--missing",
         default="none",
         metavar="WHAT",
-        help="modality that is left out: none, bold, dwi, random, or a comma list that participants take turns in, "
-        "for example dwi,bold (default: none)",
+        help="modality that is left out: none, bold, dwi, random, or a comma list that participants take "
+        "turns in, for example dwi,bold (default: none)",
     )
     parser.add_argument(
         "--labels",
         type=Path,
         default=os.environ.get("PDS_LABELS") or None,
         metavar="DIR",
-        help="whole-head label maps with FreeSurfer numbers (default: the folder in PDS_LABELS; without one, the "
-        "template's head)",
+        help="whole-head label maps with FreeSurfer numbers (default: the folder in PDS_LABELS; without "
+        "one, the template's head)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="INT", help="the same seed writes the same bytes")
-    parser.add_argument("--bold-volumes", type=int, default=40, metavar="N", help="length of BOLD (default: 40)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="INT", help="the same seed writes the same bytes"
+    )
+    parser.add_argument(
+        "--bold-volumes", type=int, default=40, metavar="N", help="length of BOLD (default: 40)"
+    )
     parser.add_argument(
         "--dwi-directions", type=int, default=30, metavar="N", help="directions at b = 1000 (default: 30)"
     )
-    parser.add_argument("--voxel-size-mm", type=float, default=3.0, metavar="MM", help="in plane (default: 3)")
+    parser.add_argument(
+        "--voxel-size-mm", type=float, default=3.0, metavar="MM", help="in plane (default: 3)"
+    )
     parser.add_argument("--no-t1w", action="store_true", help="write no T1w images")
     parser.add_argument(
         "--truth", type=Path, metavar="DIR", help="write motion, pose, warp, tissue and tensor maps there"
     )
     parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where anatomies are kept between calls (default: nowhere)"
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where anatomies are kept between calls (default: nowhere)",
     )
     parser.add_argument("-v", "--version", action="version", version=f"pds-bids-phantom {__version__}")
     return parser

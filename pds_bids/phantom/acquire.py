@@ -15,7 +15,17 @@ from pds_bids.phantom.sampling import AnatomySampler, gather
 from pds_bids.phantom.susceptibility import dropout
 from pds_bids.phantom.tissue import GREY, LATENTS, Latent, TissueProperties, draw_tissue
 
-__all__ = ["Person", "Scan", "bold_series", "draw_motion", "draw_person", "dwi_series", "rigid", "scan", "t1w_image"]
+__all__ = [
+    "Person",
+    "Scan",
+    "bold_series",
+    "draw_motion",
+    "draw_person",
+    "dwi_series",
+    "rigid",
+    "scan",
+    "t1w_image",
+]
 
 _FIELD_STRENGTH = 0.4
 # Centre of head rotation: near the top of the neck.
@@ -135,9 +145,7 @@ def scan(rng: np.random.Generator, person: Person, grid: Grid) -> Scan:
     latents = np.ones((len(points), 1 + len(LATENTS)), np.float32)
     coarse = person.warp_grid
     fields = random_field(rng, coarse.shape, coarse.zooms, 24.0, 3)
-    smooth = gather(
-        np.ascontiguousarray(np.moveaxis(fields, 0, -1)), apply_affine(coarse.ras2vox, points)
-    )
+    smooth = gather(np.ascontiguousarray(np.moveaxis(fields, 0, -1)), apply_affine(coarse.ras2vox, points))
     for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
         latents[:, 1 + latent] = 0.8 * smooth[:, latent] + rng.normal(0, 0.4)
     latents[:, 1 + Latent.TRACT] = maps["tract"]
@@ -145,9 +153,7 @@ def scan(rng: np.random.Generator, person: Person, grid: Grid) -> Scan:
     return Scan(grid, fractions, latents, maps, points)
 
 
-def draw_motion(
-    rng: np.random.Generator, n_volumes: int, *, max_mm: float, max_deg: float
-) -> np.ndarray:
+def draw_motion(rng: np.random.Generator, n_volumes: int, *, max_mm: float, max_deg: float) -> np.ndarray:
     """Draw slow head motion with a few jumps.
 
     Returns
@@ -208,7 +214,7 @@ def bold_series(
     protocol : BoldProtocol
         The acquisition.
     noise : float
-        Standard deviation of the thermal noise relative to the mean in the head.
+        Standard deviation of the thermal noise relative to the mean in the head; 0 also leaves out the coil.
 
     Returns
     -------
@@ -219,7 +225,7 @@ def bold_series(
     relaxed = _echo(
         person, seen, contrast.BoldProtocol(30.0, protocol.te_ms, protocol.flip_deg, protocol.field_t)
     )
-    coil = _coil(rng, seen.grid)
+    coil = _coil(rng, seen.grid) if noise > 0 else np.ones(seen.grid.shape, np.float32)
     sd = noise * float(steady[steady > 0.3 * steady.max()].mean())
     n_volumes = len(motion)
     courses = _fluctuations(rng, seen, n_volumes, protocol.tr_s)

@@ -1,10 +1,14 @@
 """Registration of a painted head to the template: affine, then deformable."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pds_bids.imaging.grid import Grid
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 __all__ = ["register_to_template"]
 
@@ -34,7 +38,8 @@ def register_to_template(
     template2native : ndarray
         ``(4, 4)`` point map, RAS+ mm.
     residual_mm : ndarray
-        ``(X, Y, Z, 3)`` float32, RAS+: the template's point x lies at ``template2native(x + residual_mm(x))``.
+        ``(X, Y, Z, 3)`` float32, RAS+: the template's point x lies at
+        ``template2native(x + residual_mm(x))``.
     """
     from picsl_greedy import Greedy3D  # loads ITK
 
@@ -47,20 +52,26 @@ def register_to_template(
         "moving": _as_itk(moving[box], cropped),
     }
     greedy.execute(
-        "-V 0 -threads 1 -i fixed moving -a -dof 12 -ia-image-centers -m NMI -search 50 12 12 -n 60x20x0 -o affine",
-        out=log, err=log, affine=None, **images,
+        "-V 0 -threads 1 -i fixed moving -a -dof 12 -ia-image-centers "
+        "-m NMI -search 50 12 12 -n 60x20x0 -o affine",
+        out=log,
+        err=log,
+        affine=None,
+        **images,
     )
     affine = np.asarray(greedy["affine"], float)
     if not deformable:
         return affine, np.zeros((*grid.shape, 3), np.float32)
     greedy.execute(
         "-V 0 -threads 1 -i fixed moving -it affine -m NCC 2x2x2 -n 40x25x8 -s 2vox 1vox -o warp",
-        out=log, err=log, warp=None,
+        out=log,
+        err=log,
+        warp=None,
     )
     return affine, _displacement(greedy["warp"])
 
 
-def _as_itk(data: np.ndarray, vox2ras: np.ndarray):  # noqa: ANN202
+def _as_itk(data: np.ndarray, vox2ras: np.ndarray) -> "sitk.Image":
     """Return a SimpleITK image (LPS+) of an array (RAS+)."""
     import SimpleITK as sitk
 
@@ -72,7 +83,7 @@ def _as_itk(data: np.ndarray, vox2ras: np.ndarray):  # noqa: ANN202
     return image
 
 
-def _displacement(warp) -> np.ndarray:  # noqa: ANN001
+def _displacement(warp: "sitk.Image") -> np.ndarray:
     """Return an ITK displacement field (LPS+) as ``(X, Y, Z, 3)`` RAS+ mm."""
     import SimpleITK as sitk
 

@@ -85,7 +85,8 @@ class Anatomy:
     def tract(self) -> np.ndarray:
         """Prior of fibre coherence, ``(X, Y, Z)`` float32 between about -1 and 2.
 
-        High deep in white matter, in the callosum (white matter near the midline above the brainstem) and in the
+        High deep in white matter, in the callosum (white matter near the midline above the brainstem) and in
+        the
         internal capsule (white matter between thalamus and caudate on one side, putamen and pallidum on the
         other), low below the cortex.
         """
@@ -124,8 +125,8 @@ def build_anatomies(
     Parameters
     ----------
     label_dir : Path, optional
-        Folder of whole-head label maps with FreeSurfer numbers (``*.nii.gz``), each registered to the template.
-        None: one head from the template's own tissue maps.
+        Folder of whole-head label maps with FreeSurfer numbers (``*.nii.gz``), each registered to the
+        template. None: one head from the template's own tissue maps.
     cache_dir : Path
         Where the results are kept, one file per head.
     template : Template
@@ -153,7 +154,12 @@ def build_anatomies(
     key = _digest(template.t1w) + ("" if deformable else "-affine")
     chosen = paths if only is None else [paths[index] for index in sorted(set(only))]
     return [
-        _cached(cache_dir, path.name.removesuffix(".nii.gz"), key, partial(_from_labels, path, template, deformable))
+        _cached(
+            cache_dir,
+            path.name.removesuffix(".nii.gz"),
+            key,
+            partial(_from_labels, path, template, deformable),
+        )
         for path in chosen
     ]
 
@@ -166,24 +172,28 @@ def _digest(array: np.ndarray) -> str:
 def _cached(cache_dir: Path, name: str, key: str, build: Callable[[], Anatomy]) -> Anatomy:
     """Load an anatomy from the cache, or build it and put it there."""
     path = Path(cache_dir) / f"anatomy-v{_CACHE_VERSION}_{name}_{key}.npz"
-    if path.exists():
-        with np.load(path) as saved:
-            return Anatomy(
-                name, ANATOMY_GRID, saved["fractions"], saved["residual_mm"].astype(np.float32), saved["field_hz"]
+    if not path.exists():
+        anatomy = build()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed, so that a killed run leaves no half file at the final name.
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as handle:
+            np.savez_compressed(
+                handle,
+                fractions=anatomy.fractions,
+                residual_mm=anatomy.residual_mm.astype(np.float16),
+                field_hz=anatomy.field_hz,
             )
-    anatomy = build()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed, so that a killed run leaves no half file at the final name.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as handle:
-        np.savez_compressed(
-            handle,
-            fractions=anatomy.fractions,
-            residual_mm=anatomy.residual_mm.astype(np.float16),
-            field_hz=anatomy.field_hz,
+        os.replace(handle.name, path)
+        _LOGGER.info("anatomy %s built", name)
+    # Read back even when just built: what is stored is rounded, and a first run must equal a second one.
+    with np.load(path) as saved:
+        return Anatomy(
+            name,
+            ANATOMY_GRID,
+            saved["fractions"],
+            saved["residual_mm"].astype(np.float32),
+            saved["field_hz"],
         )
-    os.replace(handle.name, path)
-    _LOGGER.info("anatomy %s built", name)
-    return anatomy
 
 
 def _from_labels(path: Path, template: "Template", deformable: bool) -> Anatomy:
@@ -191,7 +201,9 @@ def _from_labels(path: Path, template: "Template", deformable: bool) -> Anatomy:
     image = nib.load(path)
     labels, vox2ras, _ = to_ras(np.asanyarray(image.dataobj).astype(np.int32), image.affine)
     t1w = resample(template.t1w * template.mask, template.grid.vox2ras, ANATOMY_GRID.points(), order=1)
-    template2native, residual_mm = register_to_template(t1w, ANATOMY_GRID, labelmap.paint_t1w(labels), vox2ras, deformable)
+    template2native, residual_mm = register_to_template(
+        t1w, ANATOMY_GRID, labelmap.paint_t1w(labels), vox2ras, deformable
+    )
     fractions = labelmap.fractions_from_labels(labels, vox2ras, ANATOMY_GRID, template2native)
     return _with_field(path.name.removesuffix(".nii.gz"), fractions, residual_mm)
 
@@ -217,5 +229,5 @@ def _drained(fractions: np.ndarray) -> np.ndarray:
 def _with_field(name: str, fractions: np.ndarray, residual_mm: np.ndarray) -> Anatomy:
     """Compute the field of a head and put all together."""
     zoom = ANATOMY_GRID.zooms[0]
-    field = susceptibility_field(air_pockets(fractions, zoom), fractions, zoom)
+    field = susceptibility_field(air_pockets(fractions, zoom), fractions)
     return Anatomy(name, ANATOMY_GRID, _drained(fractions), residual_mm, field)

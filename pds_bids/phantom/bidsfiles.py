@@ -104,7 +104,11 @@ def write_image(
     vox2ras[:3, 3] += vox2ras[:3, 0] * (grid.shape[0] - 1)
     vox2ras[:3, 0] *= -1
     values = data[::-1]
-    stored = values.astype(np.float32) if as_float else np.rint(values * (_INT16_PEAK / values.max())).astype(np.int16)
+    stored = (
+        values.astype(np.float32)
+        if as_float
+        else np.rint(values * (_INT16_PEAK / values.max())).astype(np.int16)
+    )
     image = nib.Nifti1Image(stored, vox2ras)
     image.set_sform(vox2ras, 1)
     image.set_qform(vox2ras, 1)
@@ -123,7 +127,9 @@ def write_gradients(stem: Path, bvals: np.ndarray, bvecs_ras: np.ndarray) -> Non
     `write_image` stores it: ``(1, 0, 0)`` in RAS is written as ``(-1, 0, 0)``.
     """
     columns = bvecs_ras.T * np.array([[-1.0], [1.0], [1.0]])
-    stem.with_name(stem.name + ".bval").write_text(" ".join(f"{b:.0f}" for b in bvals) + "\n", encoding="utf-8")
+    stem.with_name(stem.name + ".bval").write_text(
+        " ".join(f"{b:.0f}" for b in bvals) + "\n", encoding="utf-8"
+    )
     rows = "\n".join(" ".join(f"{value + 0.0:.6f}" for value in row) for row in columns)
     stem.with_name(stem.name + ".bvec").write_text(rows + "\n", encoding="utf-8")
 

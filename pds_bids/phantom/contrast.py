@@ -117,8 +117,8 @@ def axial_diffusivities(md: np.ndarray, fa: np.ndarray) -> tuple[np.ndarray, np.
 def powder_average(b: float, parallel: np.ndarray, perpendicular: np.ndarray) -> np.ndarray:
     """Return the mean of ``exp(-b g' D g)`` over all directions of g, for a cylindrical tensor D.
 
-    ``exp(-b Dperp) sqrt(pi / (4 x)) erf(sqrt(x))`` with ``x = b (Dpar - Dperp)``; `b` and the diffusivities in
-    units that cancel.
+    ``exp(-b Dperp) sqrt(pi / (4 x)) erf(sqrt(x))`` with ``x = b (Dpar - Dperp)``; `b` and the diffusivities
+    in units that cancel.
 
     References
     ----------
@@ -179,14 +179,14 @@ def dwi_signal(properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI) ->
 
 
 def t1w_signal(properties: np.ndarray) -> np.ndarray:
-    """Return an MPRAGE-like intensity: inversion recovery with a small-flip readout, TI 900 ms, TR 2300 ms."""
+    """Return an MPRAGE-like intensity: inversion recovery, TI 900 ms, TR 2300 ms."""
     t1 = properties[..., _T1]
     recovery = np.abs(1 - 2 * np.exp(-900.0 / t1) + np.exp(-2300.0 / t1))
     return properties[..., _PD] * recovery
 
 
 def signals(bold: BoldProtocol, dwi: DwiProtocol) -> tuple[Callable[[np.ndarray], np.ndarray], ...]:
-    """Return the signal functions of all contrasts, in the order of :class:`~pds_bids.modalities.Contrast`."""
+    """Return the signal functions of all contrasts, in the order of `pds_bids.modalities.Contrast`."""
     return (
         partial(bold_signal, protocol=bold),
         partial(dwi_signal, protocol=dwi),

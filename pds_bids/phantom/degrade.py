@@ -53,7 +53,8 @@ class Acquisition:
     dwi : DwiProtocol
         Protocol of the DWI series.
     field_strength : float
-        Strength of the susceptibility field relative to solid pockets of air, times the field relative to 3 T.
+        Strength of the susceptibility field relative to solid pockets of air, times the field relative to 3
+        T.
     slice_mm : float
         Slice thickness of the BOLD series.
     degradations : dict
@@ -161,7 +162,9 @@ def displace(
         ``(N, C)`` float32.
     """
     zoom = grid.zooms[0]
-    shift = random_displacement(rng, grid.shape, grid.zooms, sd_mm=settings.registration_sd_mm, spacing_mm=25.0)
+    shift = random_displacement(
+        rng, grid.shape, grid.zooms, sd_mm=settings.registration_sd_mm, spacing_mm=25.0
+    )
     distortion = np.clip(field_hz * settings.distortion_mm_hz, -_MAX_DISTORTION_MM, _MAX_DISTORTION_MM)
     shift[..., 1] += distortion
     # Signal piles up where the shift shrinks a voxel, and thins out where it stretches it.

@@ -62,6 +62,6 @@ def random_displacement(
     sd_mm: float,
     spacing_mm: float,
 ) -> np.ndarray:
-    """Draw a smooth displacement, ``(X, Y, Z, 3)`` float32 in mm, with standard deviation `sd_mm` per axis."""
+    """Draw a smooth displacement of `sd_mm` per axis, ``(X, Y, Z, 3)`` float32 in mm."""
     field = random_field(rng, shape, zooms_mm, spacing_mm, 3)
     return np.moveaxis(np.float32(sd_mm) * field, 0, -1)

@@ -6,7 +6,7 @@ __all__ = ["gradient_table", "spread_directions"]
 
 
 def spread_directions(count: int, n_steps: int = 200) -> np.ndarray:
-    """Spread axes evenly over the sphere by electrostatic repulsion, a vector and its opposite being the same.
+    """Spread axes evenly over the sphere by electrostatic repulsion; an axis has no sign.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Orientation of white-matter fibres: left-right in the callosum, upright in the capsules, smooth elsewhere."""
+"""Orientation of fibres: left-right in the callosum, upright in the capsules, smooth elsewhere."""
 
 from typing import TYPE_CHECKING
 

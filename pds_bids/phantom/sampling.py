@@ -73,7 +73,8 @@ class AnatomySampler:
         self.name = anatomy.name
         self.low_mm, self.high_mm = np.asarray(low_mm, np.float32), np.asarray(high_mm, np.float32)
         self.grid = grid.crop((int(start[0]), int(start[1]), int(start[2])), (x, y, z))
-        # float32, although it takes four times the memory: converting it in every look-up costs a fifth of a pair.
+        # float32, although it takes four times the memory: converting it in every look-up costs a fifth of a
+        # pair.
         self._fractions = np.ascontiguousarray(anatomy.fractions[box], np.float32) / np.float32(255)
         sigma = _VENTRICLE_BLUR_MM / grid.zooms[0]
         ventricle = ndimage.gaussian_filter(anatomy.fraction(Tissue.VENTRICLE), sigma)
@@ -129,5 +130,3 @@ class AnatomySampler:
         values = gather(self._maps, index).T
         names = ("field_hz", "gradient_hz_mm", "tract", "nuclei", "brain")
         return fractions, dict(zip(names, values, strict=True))
-
-

@@ -47,7 +47,7 @@ def fractions_from_template(template: "Template", grid: Grid) -> np.ndarray:
     ndarray
         ``(*grid.shape, 16)`` uint8, 255 is a full voxel.
     """
-    points = grid.points()
+    points = grid.points().astype(np.float32)
     grey, white, fluid, mask = (
         resample(np.asarray(m, np.float32), template.grid.vox2ras, points, order=1)
         for m in (template.gm, template.wm, template.csf, template.mask)
@@ -79,7 +79,9 @@ def _split_brain(
             share = share * np.clip(grey / np.maximum(solid, 1e-3), 0, 1)
         fractions[..., tissue] = left * share * solid
         left = left * (1 - share)
-    behind = _sigmoid(-34 - mirrored[..., 1], 2) * _sigmoid(-15 - mirrored[..., 2] - 0.25 * (mirrored[..., 1] + 50), 2)
+    behind = _sigmoid(-34 - mirrored[..., 1], 2) * _sigmoid(
+        -15 - mirrored[..., 2] - 0.25 * (mirrored[..., 1] + 50), 2
+    )
     fractions[..., Tissue.CEREBELLAR_GREY] = left * behind * grey
     fractions[..., Tissue.CEREBELLAR_WHITE] = left * behind * white
     fractions[..., Tissue.CORTEX] = left * (1 - behind) * grey
@@ -109,7 +111,8 @@ def _ellipsoid(
     points: np.ndarray, centre: tuple[float, float, float], half_axes: tuple[float, float, float]
 ) -> np.ndarray:
     """Return a soft indicator of an ellipsoid."""
-    radius = np.sqrt((((points - centre) / half_axes) ** 2).sum(-1))
+    scaled = (points - np.asarray(centre, np.float32)) / np.asarray(half_axes, np.float32)
+    radius = np.sqrt(np.einsum("...k,...k->...", scaled, scaled))
     return _sigmoid((1 - radius) * min(half_axes), 1.0)
 
 

@@ -60,8 +60,8 @@ def template_channels(template: Template) -> np.ndarray:
     Returns
     -------
     ndarray
-        ``(4, X, Y, Z)`` float32: grey matter, white matter, fluid, T1w divided by its in-brain mean; zero outside
-        the template's brain mask.
+        ``(4, X, Y, Z)`` float32: grey matter, white matter, fluid, T1w divided by its in-brain mean; zero
+        outside the template's brain mask.
     """
     t1w = template.t1w / template.t1w[template.mask].mean()
     maps = np.stack([template.gm, template.wm, template.csf, t1w]).astype(np.float32)
@@ -113,7 +113,9 @@ class PairStream:
         shape = tuple(int(n) for n in self._near.shape)
         self._crop = grid.crop((start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
         self._points = self._crop.points()[self._near].astype(np.float32)
-        self._template_mask = ndimage.gaussian_filter(template.mask.astype(np.float32), 0.6)[self._box][self._near]
+        self._template_mask = ndimage.gaussian_filter(template.mask.astype(np.float32), 0.6)[self._box][
+            self._near
+        ]
         low, high = self._points.min(0) - 14, self._points.max(0) + 14
         # Mirrored people must fit, too.
         low[0], high[0] = min(low[0], -high[0]), max(high[0], -low[0])
@@ -150,7 +152,11 @@ class PairStream:
         target = self._blur(target, _TARGET_BLUR_MM)[self._near]
         source = self._acquire(rng, plan, source, maps["field_hz"], mask)
         return Pair(
-            self._finish(source, mask), self._finish(target, mask), self._full(mask), self.template, sampler.name
+            self._finish(source, mask),
+            self._finish(target, mask),
+            self._full(mask),
+            self.template,
+            sampler.name,
         )
 
     def _person(
@@ -162,7 +168,11 @@ class PairStream:
             points[:, 0] *= -1
         centre = np.array([0, -18, 8], np.float32)
         linear = np.eye(3) + np.diag(rng.normal(0, 0.025, 3)) + rng.normal(0, 0.012, (3, 3))
-        points = (points - centre) @ linear.T.astype(np.float32) + centre + rng.normal(0, 0.8, 3).astype(np.float32)
+        points = (
+            (points - centre) @ linear.T.astype(np.float32)
+            + centre
+            + rng.normal(0, 0.8, 3).astype(np.float32)
+        )
         shape, zooms = self._crop.shape, self._crop.zooms
         for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
             shift = random_displacement(rng, shape, zooms, sd_mm=sd_mm, spacing_mm=spacing_mm)

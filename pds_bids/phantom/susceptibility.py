@@ -41,10 +41,10 @@ def air_pockets(fractions: np.ndarray, zoom_mm: float) -> np.ndarray:
     return np.where(air > 0.1, air, 0).astype(np.float32)
 
 
-def susceptibility_field(
-    air: np.ndarray, fractions: np.ndarray, zoom_mm: float, field_t: float = 3.0
-) -> np.ndarray:
+def susceptibility_field(air: np.ndarray, fractions: np.ndarray, field_t: float = 3.0) -> np.ndarray:
     """Return the static field offset after shimming, for a main field along the third axis.
+
+    Voxels are isotropic; their size does not matter, since the dipole kernel has no scale.
 
     Parameters
     ----------
@@ -52,8 +52,6 @@ def susceptibility_field(
         ``(X, Y, Z)`` share of air inside the head.
     fractions : ndarray
         ``(X, Y, Z, 16)`` uint8; the shim is fitted in the brain.
-    zoom_mm : float
-        Voxel size (isotropic).
     field_t : float
         Field strength.
 
@@ -82,9 +80,7 @@ def _shim(field_hz: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     brain = fractions[..., list(BRAIN)].sum(-1, dtype=np.uint16) > 127
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in field_hz.shape], indexing="ij")
     x, y, z = axes
-    terms = np.stack(
-        [np.ones_like(x), x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2], -1
-    )
+    terms = np.stack([np.ones_like(x), x, y, z, x * y, x * z, y * z, x**2 - y**2, 2 * z**2 - x**2 - y**2], -1)
     some = np.flatnonzero(brain)[::17]
     # Shims follow the bulk of the brain, not the spikes above the sinuses.
     values = np.clip(field_hz.ravel()[some], -60, 60)

@@ -13,7 +13,7 @@ __all__ = ["LATENTS", "N_TISSUES", "PROPERTIES", "Latent", "Tissue", "TissueProp
 
 
 class Tissue(IntEnum):
-    """Tissue classes; the value is the index of the class in every array of fractions. Air is what is left."""
+    """Tissue classes; the value is the index in every array of fractions. Air is what is left."""
 
     CORTEX = 0
     LIMBIC = 1  # hippocampus and amygdala
@@ -63,9 +63,11 @@ LATENTS: tuple[Latent, ...] = tuple(Latent)
 
 PROPERTIES = ("pd", "t1_ms", "t2_ms", "t2s_ms", "md_um2_ms", "fa", "kurtosis")
 
-# Ranges (low, high) at 3 T in the order of PROPERTIES. Sources: Wansapura 1999, Stanisz 2005 and Gelman 1999 for
-# relaxation; Peters 2007 for T2*; Pierpaoli 1996 and Lebel 2008 for MD and FA; Jensen and Helpern 2010 for the
-# kurtosis. Iron shortens T2* of pallidum, putamen and nigra (Langkammer 2010).
+# Ranges (low, high) at 3 T in the order of PROPERTIES. They start from the literature (relaxation: Wansapura
+# 1999,
+# Gelman 1999, Stanisz 2005; T2*: Peters 2007; MD and FA: Pierpaoli 1996, Lebel 2008; kurtosis: Jensen and
+# Helpern 2010) and were narrowed until the ratios between regions bracket those of real mean images. T2*
+# below the literature in pallidum, putamen and nigra is iron.
 _RANGES: dict[Tissue, tuple[tuple[float, float], ...]] = {
     Tissue.CORTEX: (
         (0.79, 0.86), (1250, 1600), (80, 98), (44, 60), (0.74, 0.86), (0.08, 0.18), (0.5, 0.8),
@@ -129,7 +131,7 @@ _RESPONSE: dict[str, dict[Latent, tuple[float, ...]]] = {
         Latent.TRACT: (-0.01, -0.01, -0.01, -0.07, 0.0, 0.25, 0.03),
         Latent.NUCLEUS: (0.0, -0.05, -0.15, -0.35, 0.0, -0.1, 0.0),
     },
-    "fluid": {latent: (0.0,) * 7 for latent in Latent},
+    "fluid": dict.fromkeys(Latent, (0.0,) * 7),
 }
 
 

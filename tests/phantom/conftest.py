@@ -1,0 +1,53 @@
+"""A small head that takes no registration: nested ellipsoids on the template's lattice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pds_bids.imaging.grid import Grid
+from pds_bids.imaging.tissues import Template
+from pds_bids.phantom.anatomy import ANATOMY_GRID, Anatomy, build_anatomies
+
+MODEL_LIKE = Grid(
+    (33, 39, 33), np.array([[6.0, 0, 0, -97], [0, 6.0, 0, -133], [0, 0, 6.0, -79], [0, 0, 0, 1]])
+)
+
+
+def ellipsoid_template(grid: Grid) -> Template:
+    """Paint ventricles, white matter, cortex and fluid as shells."""
+    points = grid.points() - [0, -18, 8]
+    radius = np.sqrt(((points / [66, 84, 66]) ** 2).sum(-1)) * 66
+    folds = 4 * np.sin(points[..., 0] / 9) * np.sin(points[..., 1] / 9) * np.sin(points[..., 2] / 9)
+    inner = np.sqrt(((points / [14, 30, 12]) ** 2).sum(-1)) < 1
+    mask = radius < 66
+    gm = (mask & (radius > 48 + folds) & (radius < 61 + folds / 2)).astype(np.float32)
+    csf = (mask & ((radius >= 61 + folds / 2) | inner)).astype(np.float32)
+    wm = (mask & (gm + csf == 0)).astype(np.float32)
+    t1w = (0.9 * wm + 0.6 * gm + 0.2 * csf).astype(np.float32)
+    atlas = np.zeros(grid.shape, np.int32)
+    return Template(grid, t1w, mask, gm, wm, csf, atlas, {}, "none", "ellipsoids")
+
+
+@pytest.fixture(scope="session")
+def fine_template() -> Template:
+    """Template on the lattice of the anatomies."""
+    return ellipsoid_template(ANATOMY_GRID)
+
+
+@pytest.fixture(scope="session")
+def model_template() -> Template:
+    """Template on a coarse lattice for pairs."""
+    return ellipsoid_template(MODEL_LIKE)
+
+
+@pytest.fixture(scope="session")
+def anatomy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that keeps anatomies for the session."""
+    return tmp_path_factory.mktemp("anatomies")
+
+
+@pytest.fixture(scope="session")
+def anatomy(fine_template: Template, anatomy_cache: Path) -> Anatomy:
+    """Head around the ellipsoids."""
+    return build_anatomies(None, anatomy_cache, fine_template)[0]
