@@ -77,7 +77,7 @@ def head_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
     Returns
     -------
     ndarray
-        ``(X, Y, Z)`` bool; one piece without holes.
+        ``(X, Y, Z)`` bool; without holes.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def head_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
     """
     check_image(image, grid)
     # Half of Otsu's threshold: muscle and the shaded side of the head belong to it, noise does not.
-    return _filled(largest_piece(image > 0.5 * otsu_threshold(image)))
+    return _filled(_sizeable(image > 0.5 * otsu_threshold(image)))
 
 
 def rough_brain_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
@@ -205,6 +205,14 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
     """Return the largest piece of a mask; voxels touch by their faces."""
     labels, n_pieces = ndimage.label(mask)
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n_pieces else mask
+
+
+def _sizeable(mask: np.ndarray) -> np.ndarray:
+    """Drop pieces below a twentieth of the largest: the skull may part scalp from brain, specks are noise."""
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= max(1, 0.05 * sizes.max()))[labels]
 
 
 def eroded(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:

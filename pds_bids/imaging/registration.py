@@ -4,21 +4,27 @@ Every affine starts from several poses, every result is measured by `pds_bids.im
 replaced by something simpler or refused: a wrong registration is worse than none.
 """
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
-from pds_bids.exceptions import QualityError
 from pds_bids.imaging import greedy
 from pds_bids.imaging.gate import Gate, GateLimits, judge, nmi
 from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
 from pds_bids.imaging.intensity import brain_mean, to_units
 from pds_bids.imaging.masks import check_image, dilated, eroded, evened, largest_piece, rough_t1w_brain
-from pds_bids.imaging.search import Sample, cube_rotations, rank_starts, rotation_angle_deg, small_rotations
+from pds_bids.imaging.search import Sample, rank_starts, small_rotations
+from pds_bids.imaging.stages import (
+    NCC,
+    SHIFTS_MM,
+    TILT_STEP_DEG,
+    Effort,
+    Registration,
+    centre_ras,
+    deform_or_affine,
+    find_affine,
+    inside_view,
+)
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
 
@@ -33,60 +39,14 @@ __all__ = [
     "two_path_disagreement",
 ]
 
-_LOG = logging.getLogger("pds_bids.imaging")
-
 EPI_LIMITS = GateLimits()
 T1W_LIMITS = GateLimits()
 RIGID_LIMITS = GateLimits()
 
-# Nobody lies in the scanner like this: the header is wrong, and left and right cannot be trusted.
-LARGEST_TILT_DEG = 50.0
-# Search: rotations of 15 degrees either way, and shifts where the field of view cuts the brain.
-TILT_STEP_DEG = 15.0
-EPI_SHIFTS_MM = [(0.0, y, z) for y in (0.0, -10.0, 10.0) for z in (0.0, -12.0, 12.0)]
-N_STARTS = 3
 # Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
 T1W_TISSUE = 0.6
-# Signed, so for like contrasts only.
-_NCC = "NCC 3x3x3"
 # Finer T1w voxels are thinned out for registration only.
 T1W_SPACING_MM = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """A registration to the template, both ways.
-
-    Parameters
-    ----------
-    template2native : PointMap
-        On the template grid, points in native RAS+ mm: resamples native images onto the template.
-    native2template : PointMap
-        On the native grid, points in template RAS+ mm: resamples the template onto the native image.
-    template2native_affine : ndarray
-        ``(4, 4)`` affine part of `template2native`.
-    gate : Gate
-        Figures of what was accepted; ``gate.stage`` says whether it is deformable.
-    """
-
-    template2native: PointMap
-    native2template: PointMap
-    template2native_affine: np.ndarray
-    gate: Gate
-
-
-@dataclass(frozen=True)
-class _Effort:
-    """Iterations from coarse to fine."""
-
-    affine: str = "60x30x0"
-    refine: str = "30x10"
-    deformable: str = "60x40x15"
-    smoothing_vox: tuple[float, float] = (2.0, 1.0)
-
-
-_FULL = _Effort()
-_SLOPPY = _Effort(affine="40x0x0", refine="20x0", deformable="30x15x0")
 
 
 def register_epi_to_template(
@@ -131,31 +91,31 @@ def register_epi_to_template(
         side or upside down.
     """
     check_image(mean, grid, f"{contrast} image")
-    effort = _SLOPPY if sloppy else _FULL
+    effort = Effort.of(sloppy, nthreads)
     units, _ = to_units(mean, mask)
     painted, _ = to_units(paint_epi(template, contrast), template.mask)
-    fixed = GreedyImage(painted, template.grid)
+    near = dilated(template.mask, template.grid, 12.0)
     moving = GreedyImage(units, grid)
-    region = dilated(template.mask, template.grid, 12.0)
-    sample = Sample.draw(painted, template.grid, template.mask, region, units, grid)
-    centres = _centre(template.mask, template.grid), _centre(mask, grid)
-    starts = rank_starts(
-        sample.correlation, small_rotations(TILT_STEP_DEG), EPI_SHIFTS_MM, *centres, N_STARTS
-    )
-    starts += rank_starts(sample.correlation, cube_rotations(), EPI_SHIFTS_MM, *centres, 1)
-    affine = _best_affine(fixed, moving, starts, sample, effort, nthreads)
-    _refuse_tilt(affine, f"{contrast} image")
-    affine = greedy.affine(
-        _inside_view(fixed, moving.grid, affine, region),
+    sample = Sample.draw(painted, template.grid, template.mask, near, units, grid)
+    affine = find_affine(
+        GreedyImage(painted, template.grid),
         moving,
-        affine,
-        dof=12,
-        metric="NMI",
-        schedule=effort.refine,
-        nthreads=nthreads,
+        sample,
+        (centre_ras(template.mask, template.grid), centre_ras(mask, grid)),
+        effort,
+        ((6, "NMI"), (12, "NMI")),
+        str(contrast),
     )
-    judged = (painted, template.mask, units, mask)
-    return _deform(fixed, moving, affine, judged, region, effort, EPI_LIMITS, nthreads, grid, str(contrast))
+    fixed = GreedyImage(painted, template.grid, near)
+    seen = inside_view(fixed, grid, affine)
+    affine = greedy.affine(
+        seen, moving, affine, dof=12, metric="NMI", schedule=effort.refine, nthreads=nthreads
+    )
+
+    def judged(template2native: PointMap, stage: str) -> Gate:
+        return judge(painted, template.mask, units, mask, grid, template2native, stage, EPI_LIMITS)
+
+    return deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast))
 
 
 def register_t1w_to_template(
@@ -194,43 +154,36 @@ def register_t1w_to_template(
         If neither the deformable nor the affine registration passes the gate.
     """
     check_image(t1w, grid, "T1w image")
-    effort = _SLOPPY if sloppy else _FULL
+    effort = Effort.of(sloppy, nthreads)
     thin, thin_grid = _thinned(t1w, grid, T1W_SPACING_MM)
     rough, inner, flat = rough_t1w_brain(thin, thin_grid)
     brain_t1w, _ = to_units(template.t1w * template.mask, template.mask)
-    fixed = GreedyImage(brain_t1w, template.grid)
     cut, _ = to_units(flat, rough)
     wide = dilated(template.mask, template.grid, 12.0)
-    sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid)
-    centres = _centre(template.mask, template.grid), _centre(rough, thin_grid)
-    starts = rank_starts(
-        sample.correlation, small_rotations(TILT_STEP_DEG), EPI_SHIFTS_MM, *centres, N_STARTS
-    )
-    starts += rank_starts(sample.correlation, cube_rotations(), EPI_SHIFTS_MM, *centres, 1)
-    affine = _best_affine(fixed, GreedyImage(cut, thin_grid), starts, sample, effort, nthreads, (6, 7), _NCC)
-    _refuse_tilt(affine, "T1w image")
-    # The rough mask may have lost some brain: refine without it, looking at the template's brain only.
-    region = dilated(template.mask, template.grid, 6.0)
-    whole = GreedyImage(np.where(inner, flat, 0), thin_grid)
-    near = _inside_view(fixed, thin_grid, affine, region)
-    for dof in (7, 12):
-        affine = greedy.affine(
-            near, whole, affine, dof=dof, metric=_NCC, schedule=effort.affine, nthreads=nthreads
-        )
-    units, tissue = _t1w_brain(thin, thin_grid, affine, template)
-    judged = (brain_t1w, template.gm + template.wm > 0.5, units, tissue)
-    return _deform(
-        fixed,
-        GreedyImage(units, thin_grid),
-        affine,
-        judged,
-        region,
+    affine = find_affine(
+        GreedyImage(brain_t1w, template.grid),
+        GreedyImage(cut, thin_grid),
+        Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid),
+        (centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)),
         effort,
-        T1W_LIMITS,
-        nthreads,
-        grid,
+        ((6, NCC), (7, NCC)),
         "T1w",
     )
+    # The rough mask may have lost some brain: refine without it, looking at the template's brain only.
+    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 6.0))
+    whole = GreedyImage(np.where(inner, flat, 0), thin_grid)
+    seen = inside_view(fixed, thin_grid, affine)
+    for dof in (7, 12):
+        affine = greedy.affine(
+            seen, whole, affine, dof=dof, metric=NCC, schedule=effort.affine, nthreads=nthreads
+        )
+    units, tissue = _t1w_brain(thin, thin_grid, affine, template)
+    matter = template.gm + template.wm > 0.5
+
+    def judged(template2native: PointMap, stage: str) -> Gate:
+        return judge(brain_t1w, matter, units, tissue, thin_grid, template2native, stage, T1W_LIMITS)
+
+    return deform_or_affine(fixed, GreedyImage(units, thin_grid), affine, judged, grid, effort, "T1w")
 
 
 def register_rigid(
@@ -279,10 +232,10 @@ def register_rigid(
         seen, inside = sample.look(fixed2moving)
         return nmi(sample.values[inside], seen[inside]) if inside[sample.brain].mean() > 0.5 else 0.0
 
-    centres = _centre(fixed_mask, fixed_grid), _centre(moving_mask, moving_grid)
+    centres = centre_ras(fixed_mask, fixed_grid), centre_ras(moving_mask, moving_grid)
     starts = [
         np.eye(4),
-        *rank_starts(score, small_rotations(TILT_STEP_DEG), EPI_SHIFTS_MM, *centres, N_STARTS),
+        *rank_starts(score, small_rotations(TILT_STEP_DEG), SHIFTS_MM, *centres, 2),
     ]
     images = GreedyImage(still, fixed_grid, region), GreedyImage(shifted, moving_grid)
     candidates = [
@@ -343,90 +296,6 @@ def from_itk_displacement(displacement: np.ndarray, grid: Grid) -> PointMap:
     """Undo `to_itk_displacement`."""
     shift = displacement.reshape(*grid.shape, 3) * (-1, -1, 1)
     return PointMap(grid, (grid.points() + shift).astype(np.float32))
-
-
-def _best_affine(
-    fixed: GreedyImage,
-    moving: GreedyImage,
-    starts: Sequence[np.ndarray],
-    sample: Sample,
-    effort: _Effort,
-    nthreads: int,
-    dofs: tuple[int, ...] = (6, 12),
-    metric: str = "NMI",
-) -> np.ndarray:
-    """Refine every start, rigid first, and keep what correlates best."""
-    candidates = []
-    for start in starts:
-        matrix = start
-        for dof in dofs:
-            matrix = greedy.affine(
-                fixed, moving, matrix, dof=dof, metric=metric, schedule=effort.affine, nthreads=nthreads
-            )
-        candidates.append(matrix)
-    scores = [sample.correlation(matrix) for matrix in candidates]
-    _LOG.debug("affine starts: correlations %s", np.round(scores, 3))
-    return candidates[int(np.argmax(scores))]
-
-
-def _refuse_tilt(template2native: np.ndarray, name: str) -> None:
-    tilt = rotation_angle_deg(template2native)
-    if tilt > LARGEST_TILT_DEG or np.linalg.det(template2native[:3, :3]) <= 0:
-        raise QualityError(
-            f"{name}: the head fits the template best when turned by {tilt:.0f} degrees (at most "
-            f"{LARGEST_TILT_DEG:.0f}); the orientation in its header is wrong, or this is no brain"
-        )
-
-
-def _deform(
-    fixed: GreedyImage,
-    moving: GreedyImage,
-    affine: np.ndarray,
-    judged: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    region: np.ndarray,
-    effort: _Effort,
-    limits: GateLimits,
-    nthreads: int,
-    native_grid: Grid,
-    name: str,
-) -> Registration:
-    """Try deformable, then affine; return the first that passes the gate."""
-    warp, unwarp = greedy.deformable(
-        _inside_view(fixed, moving.grid, affine, region),
-        moving,
-        affine,
-        metric="NCC 2x2x2",
-        schedule=effort.deformable,
-        smoothing_vox=effort.smoothing_vox,
-        nthreads=nthreads,
-    )
-    back = PointMap.from_affine(native_grid, np.linalg.inv(affine))
-    straight = PointMap.from_affine(fixed.grid, affine)
-    reasons = []
-    for stage, there, inverse in (("deformable", warp, back.then(unwarp)), ("affine", straight, back)):
-        gate = judge(*judged, moving.grid, there, stage, limits)
-        if gate.passed:
-            return Registration(there, inverse, affine, gate)
-        _LOG.warning("%s to template, %s: %s", name, stage, gate.reason)
-        reasons.append(f"{stage}: {gate.reason}")
-    raise QualityError(
-        f"{name} image: registration to the template fails the quality gate ({'. '.join(reasons)}); "
-        "look at the image and its orientation"
-    )
-
-
-def _inside_view(
-    fixed: GreedyImage, moving_grid: Grid, fixed2moving: np.ndarray, region: np.ndarray
-) -> GreedyImage:
-    """Limit the metric to what both images can see."""
-    points = apply_affine(fixed2moving, fixed.grid.points())
-    seen = resample(np.ones(moving_grid.shape, np.float32), moving_grid.vox2ras, points, order=0) > 0
-    return GreedyImage(fixed.data, fixed.grid, seen & region)
-
-
-def _centre(mask: np.ndarray, grid: Grid) -> np.ndarray:
-    """Centre of mass in RAS+ mm."""
-    return apply_affine(grid.vox2ras, np.asarray(ndimage.center_of_mass(mask)))
 
 
 def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarray, Grid]:
