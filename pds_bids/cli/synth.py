@@ -82,7 +82,8 @@ def _run(arguments: argparse.Namespace) -> None:
     # PyTorch takes seconds to load and reads the number of threads when it does.
     import torch
 
-    from pds_bids.inference.bundle import default_model_dir, load_bundle
+    from pds_bids.inference.bundle import load_bundle
+    from pds_bids.inference.card import default_model_dir
     from pds_bids.inference.synthesize import choose_device, synthesize
     from pds_bids.seeds import derive_seed
 

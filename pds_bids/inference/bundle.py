@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,12 @@ from safetensors import numpy as safetensors_numpy
 from pds_bids.exceptions import PDSError, WeightsError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bank import Bank
+from pds_bids.inference.card import BASELINES, CARD, FORMAT, WEIGHTS, default_model_dir, read_card
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import METHODS, Method
 from pds_bids.modalities import CONTRASTS, Contrast
 
 __all__ = ["BASELINES", "CARD", "WEIGHTS", "Bundle", "default_model_dir", "load_bundle", "save_bundle"]
-
-WEIGHTS = "weights.safetensors"
-BASELINES = "baselines.safetensors"
-CARD = "model.json"
-FORMAT = 1
-PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +67,6 @@ class Bundle:
         return Bank.from_tensors(_read_tensors(self.folder, BASELINES, self.card))
 
 
-def default_model_dir(method: str = "unet") -> Path:
-    """Return the folder of the weights that ship with the package."""
-    return Path(str(resources.files("pds_bids"))) / "data" / "models" / method
-
-
 def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     """Load a model bundle after checking every checksum.
 
@@ -99,7 +87,7 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     WeightsError
         If a file is missing, pickled, truncated, altered, or of another model.
     """
-    card = _read_card(Path(folder))
+    card = read_card(Path(folder))
     if card.get("channels") != list(CONTRASTS):
         raise WeightsError(f"{folder}: channels {card.get('channels')}, expected {list(CONTRASTS)}")
     try:
@@ -164,30 +152,6 @@ def save_bundle(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / CARD).write_text(json.dumps(full, indent=2) + "\n")
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    """Read ``model.json`` and check that its checksums are the ones the package knows, where it knows any."""
-    if not folder.is_dir():
-        raise WeightsError(f"{folder}: no such model folder; leave --model-dir out for the default weights")
-    path = folder / CARD
-    if not path.is_file():
-        pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLE_SUFFIXES)
-        why = f"; {', '.join(pickles)}: pickled weights can run code and are refused" if pickles else ""
-        raise WeightsError(f"{folder}: no {CARD}{why}; expected a folder with {CARD} and {WEIGHTS}")
-    try:
-        card = json.loads(path.read_text())
-        checksums = dict(card["sha256"])
-        card_format = card["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not a model card: {error!r}") from error
-    if card_format != FORMAT:
-        raise WeightsError(f"{path}: format {card_format}, this version reads {FORMAT}")
-    if folder.resolve() == default_model_dir(folder.name).resolve():
-        known = tomllib.loads((resources.files("pds_bids") / "data" / "models.toml").read_text())
-        if known.get(folder.name) != checksums:
-            raise WeightsError(f"{path}: checksums differ from those of the package; install it again")
-    return card
 
 
 def _read_tensors(folder: Path, name: str, card: dict[str, Any]) -> dict[str, np.ndarray]:

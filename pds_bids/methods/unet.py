@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pds_bids.methods.base import Batch, Condition, Method, SampleResult, target_weights
 from pds_bids.modalities import CONTRASTS
-from pds_bids.models.unet import ConditionalUNet, UNetConfig
+from pds_bids.models.unet import ConditionalUNet, UNetConfig, double_resolution
 
 __all__ = ["UNetMethod"]
 
@@ -70,12 +71,14 @@ class UNetMethod(Method):
             (weight.narrow(axis, 1, weight.shape[axis] - 1) * error.diff(dim=axis).abs()).sum()
             for axis in (2, 3, 4)
         )
-        laplace = log_scale + size.detach() * torch.exp(-log_scale)
+        # Sums over blocks of two voxels: the error head gives one scale per block.
+        weights, sizes = (8 * functional.avg_pool3d(image, 2) for image in (weight, weight * size.detach()))
+        laplace = weights * log_scale + sizes * torch.exp(-log_scale)
         return {
             "l1": (weight * size).sum(),
             "square": SQUARE_WEIGHT * (weight * error.square()).sum(),
             "gradient": GRADIENT_WEIGHT / 3 * torch.as_tensor(gradient),
-            "scale": SCALE_WEIGHT * (weight * laplace).sum(),
+            "scale": SCALE_WEIGHT * laplace.sum(),
         }
 
     @torch.no_grad()
@@ -87,7 +90,7 @@ class UNetMethod(Method):
             # Both mirror images go through in one call: a batch of one runs unoptimised convolutions.
             mean, log_scale = self._predict(_with_mirror(replace(condition, template=template)))
             means += _unmirror(mean)
-            scales += _unmirror(log_scale.exp())
+            scales += _unmirror(double_resolution(log_scale.exp()))
         spread = torch.stack(means).std(0, correction=0)
         expected = 2**0.5 * torch.stack(scales).mean(0)
         std = self.calibration.view(-1, 1, 1, 1) * torch.sqrt(spread.square() + expected.square())

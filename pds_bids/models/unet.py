@@ -15,10 +15,12 @@ from torch.nn import functional
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
 
 __all__ = [
+    "POLYNOMIAL_PAIRS",
     "TEMPLATE_CHANNELS",
     "ConditionalUNet",
     "UNetConfig",
     "blocks_to_voxels",
+    "double_resolution",
     "voxels_to_blocks",
 ]
 
@@ -26,7 +28,9 @@ __all__ = [
 TEMPLATE_CHANNELS = 4
 # Smallest and largest log-scale of the error head: 0.2% and 270% of the in-brain mean.
 LOG_SCALE_RANGE = (-6.0, 1.0)
-# (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality.
+# Where the error head starts: 6% of the in-brain mean.
+FIRST_LOG_SCALE = -2.8
+#: (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality.
 POLYNOMIAL_PAIRS = tuple(
     (CONTRASTS.index(target), CONTRASTS.index(source))
     for direction in Direction
@@ -49,7 +53,7 @@ class UNetConfig:
         Width of the embedding of direction and of what is present.
     """
 
-    widths: tuple[int, int, int] = (32, 64, 96)
+    widths: tuple[int, int, int] = (16, 48, 96)
     n_bottom: int = 2
     n_embed: int = 64
 
@@ -101,9 +105,12 @@ class ConditionalUNet(nn.Module):
     ----------
     atlas : Tensor
         ``(1, 3, D, H, W)`` buffer, mean of each contrast over simulated people; zeros until training sets it.
+    prior : Tensor
+        ``(1, 2 P, D/2, H/2, W/2)`` buffer, what the maps b and c start from, see `POLYNOMIAL_PAIRS`.
     """
 
     atlas: Tensor
+    prior: Tensor
 
     def __init__(self, config: UNetConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -111,6 +118,8 @@ class ConditionalUNet(nn.Module):
         top, middle, bottom = config.widths
         n_input = 2 * n_contrast + TEMPLATE_CHANNELS + 1
         self.register_buffer("atlas", torch.zeros(1, n_contrast, *shape))
+        blocks = tuple(n // 2 for n in shape)
+        self.register_buffer("prior", torch.zeros(1, 2 * len(POLYNOMIAL_PAIRS), *blocks))
         self.embed = nn.Sequential(
             nn.Linear(len(Direction) + n_contrast + 1, config.n_embed),
             nn.SiLU(),
@@ -132,6 +141,7 @@ class ConditionalUNet(nn.Module):
         self.head = nn.Conv3d(top, 8 * n_contrast + 2 * len(POLYNOMIAL_PAIRS) + n_contrast, 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
+        nn.init.constant_(self.head.get_parameter("bias")[-n_contrast:], FIRST_LOG_SCALE)
 
     def forward(
         self, source: Tensor, present: Tensor, template: Tensor, mask: Tensor, direction: Tensor
@@ -156,7 +166,7 @@ class ConditionalUNet(nn.Module):
         mean : Tensor
             ``(B, 3, D, H, W)`` prediction of every contrast, zero outside the mask.
         log_scale : Tensor
-            ``(B, 3, D, H, W)`` natural logarithm of the expected absolute error.
+            ``(B, 3, D/2, H/2, W/2)`` natural logarithm of the expected absolute error in every block.
         """
         batch = len(source)
         atlas = self.atlas.expand(batch, -1, -1, -1, -1)
@@ -167,7 +177,7 @@ class ConditionalUNet(nn.Module):
         contrast = (source - atlas) * present[..., None, None, None] * mask
         inputs = torch.cat([contrast, atlas * mask, template, mask], 1)
         features = self._trunk(self.stem(voxels_to_blocks(inputs)), embedding)
-        return self._combine(self.head(features), contrast, atlas, mask)
+        return self._combine(self.head(features), contrast, atlas, mask, direction)
 
     def _trunk(self, stem: Tensor, embedding: Tensor) -> Tensor:
         """Run the U on blocks; skips are added, which halves the cost of concatenating them."""
@@ -176,21 +186,27 @@ class ConditionalUNet(nn.Module):
         features = self.down2(level1, embedding)
         for block in self.bottom:
             features = block(features, embedding)
-        features = self.up1(level1 + _double(self.lift2(features)), embedding)
-        return self.up0(level0 + _double(self.lift1(features)), embedding)
+        features = self.up1(level1 + double_resolution(self.lift2(features)), embedding)
+        return self.up0(level0 + double_resolution(self.lift1(features)), embedding)
 
-    def _combine(self, maps: Tensor, contrast: Tensor, atlas: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _combine(
+        self, maps: Tensor, contrast: Tensor, atlas: Tensor, mask: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Form ``atlas + a + b s + c s^2`` with the maps of the head; `s` is the source minus the atlas."""
         n, n_pairs = len(CONTRASTS), len(POLYNOMIAL_PAIRS)
-        sharp, smooth = maps.split([8 * n, 2 * n_pairs + n], dim=1)
-        linear, quadratic, log_scale = _double(smooth).split([n_pairs, n_pairs, n], dim=1)
-        targets, sources = torch.tensor(POLYNOMIAL_PAIRS, device=maps.device).T
-        guide = contrast[:, sources]
-        polynomial = torch.index_add(
-            blocks_to_voxels(sharp), 1, targets, (linear + quadratic * guide) * guide
-        )
-        mean = (atlas + polynomial) * mask
-        return mean, log_scale.clamp(*LOG_SCALE_RANGE)
+        sharp, smooth, log_scale = maps.split([8 * n, 2 * n_pairs, n], dim=1)
+        table = torch.tensor(POLYNOMIAL_PAIRS, device=maps.device)
+        # Only the pairs of each person's direction are formed: the other half would be thrown away.
+        n_used = n_pairs // len(Direction)
+        pairs = direction[:, None] * n_used + torch.arange(n_used, device=maps.device)
+        person = torch.arange(len(maps), device=maps.device)[:, None]
+        used = (smooth + self.prior)[person, torch.cat([pairs, pairs + n_pairs], 1)]
+        linear, quadratic = double_resolution(used).chunk(2, dim=1)
+        targets, sources = table[pairs].unbind(-1)
+        guide = contrast[person, sources]
+        mean = atlas + blocks_to_voxels(sharp)
+        mean = mean.index_put((person, targets), (linear + quadratic * guide) * guide, accumulate=True)
+        return mean * mask, log_scale.clamp(*LOG_SCALE_RANGE)
 
 
 def voxels_to_blocks(image: Tensor) -> Tensor:
@@ -214,6 +230,6 @@ def blocks_to_voxels(blocks: Tensor) -> Tensor:
     return image.reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
 
 
-def _double(features: Tensor) -> Tensor:
+def double_resolution(features: Tensor) -> Tensor:
     """Double the resolution, trilinearly."""
     return functional.interpolate(features, scale_factor=2, mode="trilinear", align_corners=False)

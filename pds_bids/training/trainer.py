@@ -51,12 +51,12 @@ class TrainConfig:
 
     n_steps: int = 4000
     batch_size: int = 2
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     n_warmup: int = 100
     weight_decay: float = 1e-2
     ema_decay: float = 0.998
     max_gradient: float = 1.0
-    validate_every: int = 200
+    validate_every: int = 300
     save_every: int = 100
 
 
@@ -138,6 +138,8 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        for name in ("losses.csv", "validation.csv"):
+            forget_rows(self.folder / name, self.step)
         LOGGER.info("resumed at step %d", self.step)
 
     def update(self, examples: Example) -> dict[str, float]:
@@ -153,10 +155,9 @@ class Trainer:
             group["lr"] = factor * self.config.learning_rate
         losses = self.method.losses(to_device(examples, self.device))
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            raise DataError(
-                f"loss {float(total)} at step {self.step}: lower the learning rate or check the data"
-            )
+        value = total.item()
+        if not math.isfinite(value):
+            raise DataError(f"loss {value} at step {self.step}: lower the learning rate or check the data")
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.max_gradient)
@@ -178,6 +179,8 @@ class Trainer:
             Batches of held-out people, one direction each.
         """
         start = time.monotonic()
+        if not self.step:
+            append_row(self.folder / "validation.csv", {"step": 0, "seconds": 0, **self.validate(validation)})
         iterator = iter(batches)
         while self.step < self.config.n_steps:
             losses = self.update(next(iterator))
@@ -261,6 +264,14 @@ def calibrate(
         report[f"factor_{CONTRASTS[channel]}"] = round(float(factor), 4)
         report[f"within_2_std_{CONTRASTS[channel]}"] = round(float((joined < 2 * factor).float().mean()), 4)
     return report
+
+
+def forget_rows(path: Path, last_step: int) -> None:
+    """Drop the rows of updates after `last_step`, which a resumed training makes again."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if int(row.split(",")[0]) <= last_step]
+        path.write_text(header + "".join(kept))
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:

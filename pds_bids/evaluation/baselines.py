@@ -1,0 +1,189 @@
+"""The bar: what a synthetic image is compared with, from simulated people alone.
+
+All baselines see what the model saw in training (simulated pairs) and the source of the person at hand, never
+the acquired target. They are fitted when they are needed, from the bank that travels with the weights.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from pds_bids.inference.bank import Bank
+from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+
+__all__ = ["Baselines", "fit_baselines"]
+
+# Voxels per simulated person for fitting; more did not change the scores and took longer.
+N_CUBIC, N_TREES = 4000, 4000
+TREES = {"max_iter": 150, "learning_rate": 0.1, "max_leaf_nodes": 31, "min_samples_leaf": 40}
+BLURS_VOXELS = (1.0, 2.5)
+
+Images = Mapping[Contrast, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """Fitted baselines of one direction for one set of source contrasts.
+
+    Parameters
+    ----------
+    bank : Bank
+        Simulated people.
+    tissues : ndarray
+        ``(4, X, Y, Z)`` template channels.
+    sources, targets : tuple of Contrast
+        What is read and what is predicted.
+    cubics : dict of Contrast to ndarray
+        Coefficients of `cubic_features`.
+    trees : dict of Contrast to HistGradientBoostingRegressor
+        Fitted on `tree_features`.
+    """
+
+    bank: Bank
+    tissues: np.ndarray
+    sources: tuple[Contrast, ...]
+    targets: tuple[Contrast, ...]
+    cubics: dict[Contrast, np.ndarray] = field(default_factory=dict)
+    trees: dict[Contrast, HistGradientBoostingRegressor] = field(default_factory=dict)
+
+    def predict(self, source: Images, mask: np.ndarray) -> dict[str, dict[Contrast, np.ndarray]]:
+        """Predict the targets of one person in every way.
+
+        Parameters
+        ----------
+        source : mapping of Contrast to ndarray
+            ``(X, Y, Z)``, in-brain mean 1.
+        mask : ndarray
+            ``(X, Y, Z)`` bool, within ``bank.mask``.
+
+        Returns
+        -------
+        dict of str to dict of Contrast to ndarray
+            ``source-<contrast>``, ``atlas``, ``cubic``, ``nearest`` and ``trees``; zero outside the mask.
+        """
+        atlas = {target: self._atlas(target) for target in self.targets}
+        nearest = self.nearest(source, mask)
+        features = tree_features(source, mask, self.bank, self.tissues, self.sources)
+        rows: dict[str, dict[Contrast, np.ndarray]] = {
+            f"source-{name}": dict.fromkeys(self.targets, source[name]) for name in self.sources
+        }
+        rows["atlas"] = atlas
+        rows["cubic"] = {
+            target: _fill(mask, cubic_features(source, mask, atlas[target], self.sources) @ coefficients)
+            for target, coefficients in self.cubics.items()
+        }
+        rows["nearest"] = {target: self._person(self.bank.target, nearest, target) for target in self.targets}
+        rows["trees"] = {target: _fill(mask, model.predict(features)) for target, model in self.trees.items()}
+        return {
+            row: {name: np.where(mask, image, 0) for name, image in images.items()}
+            for row, images in rows.items()
+        }
+
+    def nearest(self, source: Images, mask: np.ndarray) -> int:
+        """Return which person of the bank has the source with the smallest mean square difference."""
+        distances = np.zeros(len(self.bank.source))
+        for index in range(len(distances)):
+            for name in self.sources:
+                other = self._person(self.bank.source, index, name)
+                distances[index] += np.mean((other[mask] - source[name][mask]) ** 2)
+        return int(distances.argmin())
+
+    def _atlas(self, contrast: Contrast) -> np.ndarray:
+        return self.bank.volume(self.bank.atlas[CONTRASTS.index(contrast)])
+
+    def _person(self, images: np.ndarray, index: int, contrast: Contrast) -> np.ndarray:
+        channel = CONTRASTS.index(contrast)
+        return self.bank.volume(images[index, channel] * self.bank.unit[channel])
+
+
+def fit_baselines(
+    bank: Bank, template: np.ndarray, direction: Direction, sources: tuple[Contrast, ...] | None = None
+) -> Baselines:
+    """Fit the cubic and the boosted trees on the bank; takes seconds.
+
+    Parameters
+    ----------
+    bank : Bank
+        Simulated people.
+    template : ndarray
+        ``(X, Y, Z, 4)``: grey matter, white matter, cerebrospinal fluid, T1w of the template.
+    direction : Direction
+        What is predicted from what.
+    sources : tuple of Contrast, optional
+        Source contrasts that are there; default all of the direction.
+
+    Returns
+    -------
+    Baselines
+        Fitted; the same every time.
+    """
+    targets = MODALITIES[direction.target].contrasts
+    chosen = sources or MODALITIES[direction.source].contrasts
+    baselines = Baselines(bank, np.moveaxis(template, -1, 0), chosen, targets)
+
+    def person_source(index: int) -> dict[Contrast, np.ndarray]:
+        return {name: baselines._person(bank.source, index, name) for name in chosen}
+
+    def tree_design(index: int) -> np.ndarray:
+        return tree_features(person_source(index), bank.mask, bank, baselines.tissues, chosen)
+
+    tree_rows, tree_values = _sample(bank, tree_design, N_TREES)
+    for target in targets:
+        channel = CONTRASTS.index(target)
+        atlas = baselines._atlas(target)
+
+        def cubic_design(index: int, atlas: np.ndarray = atlas) -> np.ndarray:
+            return cubic_features(person_source(index), bank.mask, atlas, chosen)
+
+        rows, values = _sample(bank, cubic_design, N_CUBIC)
+        baselines.cubics[target] = np.linalg.lstsq(rows, values[:, channel], rcond=None)[0]
+        model = HistGradientBoostingRegressor(**TREES, early_stopping=False, random_state=0)
+        baselines.trees[target] = model.fit(tree_rows, tree_values[:, channel])
+    return baselines
+
+
+def cubic_features(
+    source: Images, mask: np.ndarray, atlas: np.ndarray, names: tuple[Contrast, ...]
+) -> np.ndarray:
+    """Return ``(V, 2 + 3 S)``: one, the atlas mean, and three powers of every source."""
+    columns = [np.ones(int(mask.sum())), atlas[mask]]
+    columns += [source[name][mask] ** power for name in names for power in (1, 2, 3)]
+    return np.stack(columns, 1).astype(np.float64)
+
+
+def tree_features(
+    source: Images, mask: np.ndarray, bank: Bank, tissues: np.ndarray, names: tuple[Contrast, ...]
+) -> np.ndarray:
+    """Return ``(V, F)`` float32 features: sources, their blurs and gradients, atlas, tissues, position."""
+    columns = []
+    for name in names:
+        image = np.where(mask, source[name], 0).astype(np.float32)
+        columns.append(image[mask])
+        for sigma in BLURS_VOXELS:
+            weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+            columns.append(ndimage.gaussian_filter(image, sigma)[mask] / weight[mask])
+        columns.append(ndimage.gaussian_gradient_magnitude(image, 1.0)[mask])
+    columns += [bank.volume(values)[mask] for values in bank.atlas]
+    columns += [channel[mask] for channel in tissues]
+    columns += list(np.argwhere(mask).T)
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def _sample(bank: Bank, design: Callable[[int], np.ndarray], n_voxels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of `design` at random voxels of every person, and the three targets there."""
+    rng = np.random.default_rng(0)
+    rows, values = [], []
+    for index, target in enumerate(bank.target):
+        picked = rng.permutation(target.shape[1])[:n_voxels]
+        rows.append(design(index)[picked])
+        values.append((target[:, picked] * bank.unit[:, None]).T)
+    return np.concatenate(rows), np.concatenate(values)
+
+
+def _fill(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    full = np.zeros(mask.shape, np.float32)
+    full[mask] = values
+    return full
