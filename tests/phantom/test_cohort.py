@@ -121,7 +121,8 @@ def test_planted_motion_is_found_again(person, seen):
     corners = np.array([[x, y, z, 1] for x in (-60, 60) for y in (-90, 60) for z in (-30, 60)]).T
     error = (acquire.rigid(found) - acquire.rigid(motion[1])) @ corners
     assert np.linalg.norm(acquire.rigid(motion[1]) @ corners - corners, axis=0).min() > 1
-    assert np.linalg.norm(error, axis=0).max() < 0.8  # a sixth of a voxel; linear interpolation blurs the moved volume
+    # A sixth of a voxel: linear interpolation blurs the moved volume.
+    assert np.linalg.norm(error, axis=0).max() < 0.8
 
 
 def test_motion_starts_at_rest_and_keeps_its_limits():
