@@ -159,7 +159,7 @@ def reference_volume(series: Series, n_dummy: int = 0, vox2ras: np.ndarray | Non
     middle = subset[..., subset.shape[3] // 2]
     if subset.shape[3] < 3:
         return middle.copy()
-    motion = estimate_motion(subset, vox2ras, middle, passes=1)
+    motion = estimate_motion(subset, vox2ras, middle)
     points = Grid(middle.shape, vox2ras).points().reshape(-1, 3)
     aligned = realigned_timeseries(subset, vox2ras, motion.ref2volume, points, order=1)
     return np.median(aligned, axis=1).astype(np.float32).reshape(middle.shape)

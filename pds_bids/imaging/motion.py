@@ -48,8 +48,8 @@ TOLERANCE_MM = 2e-3
 LONGEST_STEP_MM = 6.0
 # Tukey's constant in robust standard deviations; 4.685 is 95% efficient for Gaussian residuals.
 TUKEY = 4.685
-# Volumes averaged for the reference of the second pass: noise falls with the root, time grows linearly.
-REFERENCE_VOLUMES = 40
+# A pose is given up for another that fits better by this factor; less is noise of the median.
+CLEARLY = 1.05
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,6 @@ def estimate_motion(
     reference: np.ndarray,
     *,
     mask: np.ndarray | None = None,
-    passes: int = 1,
     device: str = "cpu",
 ) -> HeadMotion:
     """Estimate the rigid motion of each volume.
@@ -90,9 +89,6 @@ def estimate_motion(
         ``(X, Y, Z)`` on the grid of the series.
     mask : ndarray, optional
         ``(X, Y, Z)`` bool, where to look; by default wherever the smoothed reference is bright.
-    passes : int
-        With 2, the volumes are aligned once more to the mean of volumes aligned in the first pass: for a
-        `reference` that is a single noisy volume.
     device : str
         Where torch computes.
 
@@ -111,12 +107,8 @@ def estimate_motion(
     for name, image in (("reference", reference), ("mask", mask)):
         if image is not None and image.shape != grid.shape:
             raise GeometryError(f"{name} {image.shape} != volumes {grid.shape}: give it on the same grid")
-    poses = _align(series, _targets(reference, mask, grid, LEVELS, device), None, device)
-    n_volumes = series.shape[3]
-    for _ in range(passes - 1):
-        chosen = np.unique(np.linspace(0, n_volumes - 1, min(n_volumes, REFERENCE_VOLUMES)).astype(int))
-        mean = realigned_mean(series, vox2ras, poses, chosen.tolist())
-        poses = _align(series, _targets(mean, mask, grid, LEVELS[-1:], device), poses, device)
+    targets = [_Target(reference, mask, grid, level, device) for level in LEVELS]
+    poses = _align(series, targets, device)
     return HeadMotion(poses, grid_centre(grid))
 
 
@@ -184,57 +176,52 @@ class _Target:
         )
         return values[:, 0, 0, 0], (unit.abs().amax(2) <= 1).to(values.dtype)
 
-    def similarity(self, images: torch.Tensor, poses: np.ndarray) -> np.ndarray:
-        """Return the correlation of the reference with each image in its pose, ``(B,)``."""
+    def misfit(self, images: torch.Tensor, poses: np.ndarray) -> np.ndarray:
+        """Return the median absolute residual of each image in its pose over its gain, ``(B,)``."""
+        import torch
+
         values, inside = self.sample(images, poses)
-        reference = self.design[:, 6] * inside
-        count = inside.sum(1)
-        mean_v, mean_r = (values * inside).sum(1) / count, reference.sum(1) / count
-        centred_v = (values - mean_v[:, None]) * inside
-        centred_r = (reference - mean_r[:, None]) * inside
-        norm = (centred_v.square().sum(1) * centred_r.square().sum(1)).sqrt().clamp_min(1e-30)
-        return ((centred_v * centred_r).sum(1) / norm).cpu().numpy().astype(np.float64)
+        gain = _robust_gain(self, values, inside)
+        residual = (values - gain @ self.design[:, 6:].T).abs()
+        residual = torch.where(inside > 0, residual, torch.nan).nanmedian(1).values
+        # A volume that anticorrelates, or is out of view, fits worst.
+        misfit = residual / gain[:, 0].clamp_min(1e-6)
+        return np.nan_to_num(misfit.cpu().numpy().astype(np.float64), nan=np.inf)
 
 
-def _targets(
-    reference: np.ndarray, mask: np.ndarray | None, grid: Grid, levels: tuple[_Level, ...], device: str
-) -> list[_Target]:
-    """Return the reference at each level, coarse to fine."""
-    return [_Target(reference, mask, grid, level, device) for level in levels]
-
-
-def _align(series: Series, targets: list[_Target], start: np.ndarray | None, device: str) -> np.ndarray:
-    """Return the poses of all volumes, ``(N, 4, 4)``; by default from rest or from the volume before."""
+def _align(series: Series, targets: list[_Target], device: str) -> np.ndarray:
+    """Return the poses of all volumes, ``(N, 4, 4)``, starting at rest or where the block before ended."""
     import torch
 
-    poses = np.tile(np.eye(4), (series.shape[3], 1, 1)) if start is None else start.copy()
+    poses = np.tile(np.eye(4), (series.shape[3], 1, 1))
     with torch.inference_mode():
         for index, block in volume_blocks(series):
             volumes = torch.as_tensor(np.ascontiguousarray(np.moveaxis(block, 3, 0)), device=device)
-            pose = poses[index]
+            pose = rest = poses[index]
             for target in targets:
                 images = target.smooth(volumes)
-                if start is None and target is targets[0] and index[0] > 0:
-                    other = np.broadcast_to(poses[index[0] - 1], pose.shape)
-                    pose = _better(target, images, pose, other)
+                if target is targets[0] and index[0] > 0:
+                    before = np.broadcast_to(poses[index[0] - 1], rest.shape)
+                    pose = rest = _better(target, images, rest, before)
+                # A coarse level may go astray (spoilt slices smear widely there): not for the finer ones.
+                pose = _better(target, images, pose, rest)
                 pose = _better(target, images, _descend(target, images, pose), pose)
             poses[index] = pose
     return poses
 
 
 def _better(target: _Target, images: torch.Tensor, pose: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return, for each volume, whichever pose correlates better with the reference."""
-    wins = target.similarity(images, pose) >= target.similarity(images, other)
+    """Return, for each volume, `pose` unless `other` clearly fits the reference better."""
+    wins = target.misfit(images, pose) <= CLEARLY * target.misfit(images, other)
     return np.where(wins[:, None, None], pose, other)
 
 
 def _descend(target: _Target, images: torch.Tensor, poses: np.ndarray) -> np.ndarray:
     """Take Gauss-Newton steps from `poses` until they are short."""
-    gain: torch.Tensor | None = None
+    gain = _robust_gain(target, *target.sample(images, poses))
     for _ in range(target.level.n_iterations):
         values, weights = target.sample(images, poses)
-        if gain is not None:
-            weights = weights * _tukey(values - gain @ target.design[:, 6:].T)
+        weights = weights * _tukey(values - gain @ target.design[:, 6:].T)
         normal = (weights @ target.products).unflatten(1, (N_UNKNOWNS, N_UNKNOWNS)).double()
         right = ((weights * values) @ target.design).double()
         solved = _solve(normal, right)
@@ -249,12 +236,25 @@ def _descend(target: _Target, images: torch.Tensor, poses: np.ndarray) -> np.nda
     return poses
 
 
+def _robust_gain(target: _Target, values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Return gain and offset, ``(B, 2)``, by reweighting, so that spoilt slices do not decide."""
+    weights = inside
+    for _ in range(4):
+        normal = (weights @ target.products).unflatten(1, (N_UNKNOWNS, N_UNKNOWNS))[:, 6:, 6:].double()
+        right = ((weights * values) @ target.design[:, 6:]).double()
+        gain = _solve(normal, right).to(values.dtype)
+        weights = inside * _tukey(values - gain @ target.design[:, 6:].T)
+    return gain
+
+
 def _solve(normal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Solve the ``(B, 8, 8)`` equations; a volume with no voxel in view gets a step of nearly zero."""
+    """Solve the ``(B, n, n)`` equations; a volume with no voxel in view gets a step of nearly zero."""
     import torch
 
     ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-6)
-    damped = normal + ridge[:, None, None] * torch.eye(N_UNKNOWNS, dtype=normal.dtype, device=normal.device)
+    damped = normal + ridge[:, None, None] * torch.eye(
+        normal.shape[1], dtype=normal.dtype, device=normal.device
+    )
     return torch.linalg.solve(damped, right)
 
 
