@@ -135,9 +135,9 @@ def save_bundle(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().numpy().astype(np.float16) for k, v in method.state_dict().items()}
-    files = {WEIGHTS: safetensors_numpy.save({k: np.ascontiguousarray(v) for k, v in state.items()})}
+    files = {WEIGHTS: _serialise(state)}
     if bank is not None:
-        files[BASELINES] = safetensors_numpy.save(bank.to_tensors())
+        files[BASELINES] = _serialise(bank.to_tensors())
     full = {
         "format": FORMAT,
         "method": method.name,
@@ -152,6 +152,11 @@ def save_bundle(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / CARD).write_text(json.dumps(full, indent=2) + "\n")
+
+
+def _serialise(arrays: dict[str, np.ndarray]) -> bytes:
+    # safetensors writes the memory of an array as it lies, whatever its strides.
+    return safetensors_numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def _read_tensors(folder: Path, name: str, card: dict[str, Any]) -> dict[str, np.ndarray]:
