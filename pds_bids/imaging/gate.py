@@ -25,6 +25,9 @@ class GateLimits:
         Bounds on the 1st and 99th percentile.
     volume_min, volume_max : float
         Bounds on the median of the Jacobian: native over template brain volume.
+    stretch : float
+        Largest ratio of scales along the principal axes of the best affine: half a brain fills a whole one
+        only if it is stretched.
     """
 
     mask_dice: float = 0.88
@@ -33,6 +36,7 @@ class GateLimits:
     jacobian_max: float = 3.0
     volume_min: float = 0.5
     volume_max: float = 1.5
+    stretch: float = 1.33
 
 
 @dataclass(frozen=True)
@@ -158,10 +162,20 @@ def judge(
             limits.volume_min <= middle <= limits.volume_max
         ),
     }
+    stretch = _stretch(fixed2moving, fixed_mask)
+    checks[f"stretched {stretch:.2f} times (at most {limits.stretch})"] = stretch <= limits.stretch
     reason = "; ".join(text for text, holds in checks.items() if not holds)
     return Gate(
         overlap, shared, null, float(low), float(high), float("nan"), stage, passed=not reason, reason=reason
     )
+
+
+def _stretch(fixed2moving: PointMap, mask: np.ndarray) -> float:
+    """Ratio of the largest to the smallest scale of the affine that fits the map best."""
+    here = np.column_stack([fixed2moving.grid.points()[mask], np.ones(mask.sum())])[::7]
+    fitted = np.linalg.lstsq(here, fixed2moving.points[mask][::7].astype(float))[0]
+    scales = np.linalg.svd(fitted[:3], compute_uv=False)
+    return float(scales[0] / scales[-1])
 
 
 def _null(

@@ -29,6 +29,8 @@ FLATTEN_MM = 20.0
 # T1w: thickness of scalp and skull, height of the head without the neck, and how bright brain at least is.
 SCALP_MM = 8.0
 HEAD_MM = 150.0
+# A brain without its head is not larger than this, a head is.
+LARGEST_STRIPPED_ML = 2100.0
 T1W_FRACTION = 0.7
 T1W_BRIDGE_MM = 3.0
 # Adult brains are 1.0 to 1.8 litres; a slab of one, or a child's, is smaller.
@@ -152,7 +154,9 @@ def rough_t1w_brain(t1w: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray
     """
     head = head_mask(t1w, grid)
     height_mm = grid.points()[..., 2]
-    inner = eroded(head, grid, SCALP_MM) & (height_mm > np.percentile(height_mm[head], 99.9) - HEAD_MM)
+    has_scalp = head.sum() * abs(np.linalg.det(grid.vox2ras[:3, :3])) / 1000 > LARGEST_STRIPPED_ML
+    below = eroded(head, grid, SCALP_MM) if has_scalp else head
+    inner = below & (height_mm > np.percentile(height_mm[head], 99.9) - HEAD_MM)
     if not inner.any():
         raise DataError(
             f"T1w image: a head of {int(head.sum())} voxels has nothing {SCALP_MM:.0f} mm below its surface"

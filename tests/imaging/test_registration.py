@@ -1,0 +1,265 @@
+"""Registration against known warps, against copies in other storage orders, and against what must fail."""
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from pds_bids.exceptions import DataError, QualityError
+from pds_bids.imaging.gate import nmi
+from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample, to_ras
+from pds_bids.imaging.masks import dice, rough_t1w_brain
+from pds_bids.imaging.registration import (
+    from_itk_displacement,
+    mask_in_native,
+    register_epi_to_template,
+    register_rigid,
+    register_t1w_to_template,
+    to_itk_displacement,
+    two_path_disagreement,
+)
+from pds_bids.imaging.tissues import Template, paint_epi
+from pds_bids.modalities import Contrast
+
+GRID = Grid((65, 77, 65), np.array([[3, 0, 0, -97], [0, 3, 0, -133], [0, 0, 3, -79], [0, 0, 0, 1.0]]))
+# Oblique, coarse, and off centre, as a scanner would have it.
+NATIVE = Grid(
+    (52, 62, 48),
+    np.block(
+        [
+            [
+                Rotation.from_euler("xyz", [12, -4, 6], degrees=True).as_matrix() * 3.75,
+                np.array([[-108.0], [-128.0], [-88.0]]),
+            ],
+            [np.zeros((1, 3)), np.ones((1, 1))],
+        ]
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    """A stylised brain: folded grey and white matter, ventricles, cerebellum; no two sides alike."""
+    x, y, z = np.moveaxis(GRID.points() + np.array([0, 18, -10]), -1, 0)
+    cerebrum = (x / 66) ** 2 + (y / 84) ** 2 + (z / 58) ** 2
+    cerebellum = (x / 46) ** 2 + ((y + 48) / 30) ** 2 + ((z + 52) / 26) ** 2
+    mask = ((cerebrum < 1) & (z > -45)) | (cerebellum < 1)
+    folds = 0.09 * np.sin(x / 7) * np.sin(y / 8 + 1) * np.sin(z / 6.5)
+    wm = ((cerebrum + 4 * folds < 0.62) & (z > -38)) | (cerebellum < 0.35)
+    csf = ((np.abs(x) - 14) / 9) ** 2 + ((y - 5 + np.abs(z) / 3) / 34) ** 2 + ((z - 6) / 12) ** 2 < 1
+    csf |= (np.abs(x) < 2.5) & (z > 20)
+    soft = [ndimage.gaussian_filter(m.astype(np.float32), 0.6) * mask for m in (csf, wm & ~csf)]
+    gm = (1 - soft[0] - soft[1]).clip(0, 1) * mask
+    t1w = (1.4 * soft[1] + gm + 0.4 * soft[0]) * mask
+    none = np.zeros(GRID.shape, np.int32)
+    return Template(GRID, t1w, mask, gm, soft[1], soft[0], none, {}, "none", "painted for tests")
+
+
+@pytest.fixture(scope="module")
+def native2template() -> PointMap:
+    """A smaller, tilted head with a smooth local warp of up to 7 mm."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", [-9, 5, -7], degrees=True).as_matrix() * 1.08
+    turn[:3, 3] = (6, -22, 14)
+    there = PointMap.from_affine(NATIVE, turn).points.astype(float)
+    waves = [
+        3.5 * np.sin(there @ k + c)
+        for k, c in (([0.05, 0.02, 0], 0), ([0, 0.05, 0.03], 1), ([0.02, 0, 0.05], 2))
+    ]
+    return PointMap(NATIVE, (there + np.stack(waves, -1)).astype(np.float32))
+
+
+def _acquired(image: np.ndarray, native2template: PointMap) -> np.ndarray:
+    noise = np.random.default_rng(5).normal(scale=0.02, size=native2template.grid.shape)
+    return resample(image, GRID.vox2ras, native2template.points, order=1) + noise.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def epi(template: Template, native2template: PointMap) -> tuple[np.ndarray, np.ndarray]:
+    mask = resample(template.mask.astype(np.float32), GRID.vox2ras, native2template.points, order=1) > 0.5
+    return _acquired(paint_epi(template, Contrast.B0), native2template), mask
+
+
+@pytest.fixture(scope="module")
+def found(template: Template, epi: tuple[np.ndarray, np.ndarray]):
+    return register_epi_to_template(*epi, NATIVE, template, Contrast.B0)
+
+
+@pytest.fixture(scope="module")
+def coarse(template: Template, epi: tuple[np.ndarray, np.ndarray]):
+    return register_epi_to_template(*epi, NATIVE, template, Contrast.B0, sloppy=True)
+
+
+def test_known_warp_is_recovered(found, template: Template, epi, native2template: PointMap) -> None:
+    inside = ndimage.binary_erosion(epi[1])
+    median_mm, _ = two_path_disagreement(found.native2template, native2template, inside)
+    affine_only = PointMap.from_affine(NATIVE, np.linalg.inv(found.template2native_affine))
+    assert median_mm < 1.9  # half a native voxel; the warp moves tissue by up to 6 mm
+    assert median_mm < 0.5 * two_path_disagreement(affine_only, native2template, inside)[0]
+    assert found.gate.passed
+    assert found.gate.stage == "deformable"
+    assert found.gate.mask_dice > 0.95
+
+
+def test_both_directions_undo_each_other(found, epi) -> None:
+    there_and_back = found.native2template.then(found.template2native)
+    distance_mm = np.linalg.norm(there_and_back.points - NATIVE.points(), axis=-1)[epi[1]]
+    assert np.percentile(distance_mm, 95) < 0.5
+
+
+def test_template_mask_lands_on_the_brain(found, template: Template, epi) -> None:
+    warped = mask_in_native(found, template)
+    assert 2 * (warped & epi[1]).sum() / (warped.sum() + epi[1].sum()) > 0.94
+
+
+def test_same_voxels_give_the_same_bits(coarse, template: Template, epi) -> None:
+    again = register_epi_to_template(*epi, NATIVE, template, Contrast.B0, sloppy=True)
+    np.testing.assert_array_equal(again.template2native.points, coarse.template2native.points)
+    assert repr(again.gate) == repr(coarse.gate)  # nan != nan
+
+
+def test_a_copy_stored_otherwise_gives_the_same_registration(coarse, template: Template, epi) -> None:
+    upright = Grid(
+        (60, 66, 54), np.array([[-3.6, 0, 0, 106], [0, 3.6, 0, -128], [0, 0, -3.6, 98], [0, 0, 0, 1.0]])
+    )
+    copies = [resample(np.asarray(a, np.float32), NATIVE.vox2ras, upright.points(), order=1) for a in epi]
+    data, vox2ras, _ = to_ras(np.stack(copies, -1), upright.vox2ras)
+    grid = Grid(data.shape[:3], vox2ras)
+    other = register_epi_to_template(
+        data[..., 0], data[..., 1] > 0.5, grid, template, Contrast.B0, sloppy=True
+    )
+    # The copy was interpolated once more, so within half a native voxel.
+    assert two_path_disagreement(other.template2native, coarse.template2native, template.mask)[0] < 1.9
+
+
+def _upside_down(image: np.ndarray) -> np.ndarray:
+    return image[:, :, ::-1]
+
+
+def _half(image: np.ndarray) -> np.ndarray:
+    half = image.copy()
+    half[:26] = 0
+    return half
+
+
+def _ball(image: np.ndarray) -> np.ndarray:
+    centre = (np.array(image.shape) - 1) / 2
+    radius = np.linalg.norm((np.moveaxis(np.indices(image.shape), 0, -1) - centre) * 3.75, axis=-1)
+    return (radius < 70).astype(image.dtype)
+
+
+@pytest.mark.parametrize("spoil", [_upside_down, _half, _ball])
+def test_what_is_not_an_upright_whole_brain_is_refused(spoil, template: Template, epi) -> None:
+    image, mask = (spoil(a) for a in epi)
+    noise = np.random.default_rng(1).normal(scale=0.02, size=NATIVE.shape)
+    with pytest.raises(QualityError, match=r"quality gate|turned by"):
+        register_epi_to_template(
+            (image + noise).astype(np.float32), mask, NATIVE, template, Contrast.B0, sloppy=True
+        )
+
+
+def test_noise_in_a_brain_mask_is_refused(template: Template, epi) -> None:
+    noise = np.random.default_rng(2).gamma(4, size=NATIVE.shape).astype(np.float32)
+    with pytest.raises(QualityError, match=r"NMI|turned by"):
+        register_epi_to_template(noise, epi[1], NATIVE, template, Contrast.B0, sloppy=True)
+
+
+def test_constant_image_is_refused(template: Template) -> None:
+    with pytest.raises(DataError, match="bold image: constant"):
+        register_epi_to_template(
+            np.ones(NATIVE.shape), np.ones(NATIVE.shape, bool), NATIVE, template, Contrast.BOLD
+        )
+
+
+def test_rough_t1w_brain_lies_below_the_scalp(template: Template, native2template: PointMap, epi) -> None:
+    brain = epi[1]
+    distance_mm = ndimage.distance_transform_edt(~brain, sampling=NATIVE.zooms)
+    scalp = (distance_mm > 9) & (distance_mm < 17)
+    head = _acquired(template.t1w, native2template) + 1.8 * scalp + 0.15 * (distance_mm < 17)
+    for image in (head, np.where(brain, head, 0)):
+        assert dice(rough_t1w_brain(image, NATIVE)[0], brain) > 0.95
+
+
+def test_rigid_across_contrasts(template: Template, epi) -> None:
+    still2moved = np.eye(4)
+    still2moved[:3, :3] = Rotation.from_euler("xyz", [8, -6, 10], degrees=True).as_matrix()
+    still2moved[:3, 3] = (9, -7, 12)
+    still = paint_epi(template, Contrast.DWI)
+    moved_points = apply_affine(np.linalg.inv(still2moved), NATIVE.points())
+    moved = resample(paint_epi(template, Contrast.B0), GRID.vox2ras, moved_points, order=1)
+    matrix, gate = register_rigid(still, GRID, template.mask, moved, NATIVE, moved > 0.3)
+    points = GRID.points()[template.mask]
+    error_mm = np.linalg.norm(apply_affine(matrix, points) - apply_affine(still2moved, points), axis=-1)
+    assert error_mm.mean() < 1.0
+    assert gate.passed
+    assert gate.with_two_path(9.0).passed is False
+
+
+def test_displacements_resample_like_nitransforms(
+    native2template: PointMap, template: Template, tmp_path: Path
+) -> None:
+    from nitransforms.nonlinear import DenseFieldTransform
+    from nitransforms.resampling import apply
+
+    field = nib.Nifti1Image(to_itk_displacement(native2template), NATIVE.vox2ras)
+    field.header.set_intent("vector")
+    field.to_filename(tmp_path / "field.nii.gz")
+    moving = nib.Nifti1Image(template.t1w.astype(np.float32), GRID.vox2ras)
+    reference = nib.Nifti1Image(np.zeros(NATIVE.shape, np.float32), NATIVE.vox2ras)
+    transform = DenseFieldTransform.from_filename(tmp_path / "field.nii.gz", fmt="itk")
+    theirs = apply(transform, moving, reference=reference, order=1).get_fdata()
+    ours = resample(template.t1w, GRID.vox2ras, native2template.points, order=1)
+    inside = ndimage.binary_erosion(ours > 0)
+    np.testing.assert_allclose(ours[inside], theirs[inside], atol=2e-3)
+    back = from_itk_displacement(to_itk_displacement(native2template), NATIVE)
+    np.testing.assert_allclose(back.points, native2template.points, atol=1e-4)
+
+
+def test_nmi_of_independent_and_of_inverted_samples() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 50000))
+    assert nmi(a, b) == pytest.approx(1, abs=0.01)
+    assert nmi(a, -a) > 1.8
+    assert np.isnan(nmi(a[:0], b[:0]))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["missing/sub-GALAN", "paired/sub-XA30"])
+def test_real_b0_registers(name: str, tmp_path: Path) -> None:
+    root = os.environ.get("PDS_REAL_DATA")
+    if not root:
+        pytest.skip("PDS_REAL_DATA is not set")
+    from pds_bids.imaging.intensity import n4_bias
+    from pds_bids.imaging.masks import rough_brain_mask
+    from pds_bids.template import MODEL_GRID, get_template, load_template
+
+    path = sorted((Path(root) / name / "dwi").glob("*_dwi.nii.gz"))[0]
+    image = nib.load(path)
+    data, vox2ras, _ = to_ras(np.asanyarray(image.dataobj[..., 0], np.float32), image.affine)
+    grid = Grid(data.shape, vox2ras)
+    mask = rough_brain_mask(data, grid)
+    flat = data / n4_bias(data, grid, mask)
+    model = load_template(get_template(tmp_path), MODEL_GRID)
+    gate = register_epi_to_template(flat, mask, grid, model, Contrast.B0).gate
+    assert gate.stage == "deformable"
+    assert gate.mask_dice > 0.93
+
+
+@pytest.mark.real
+def test_real_t1w_registers(tmp_path: Path) -> None:
+    root = os.environ.get("PDS_REAL_DATA")
+    if not root:
+        pytest.skip("PDS_REAL_DATA is not set")
+    from pds_bids.template import MODEL_GRID, get_template, load_template
+
+    image = nib.load(Path(root) / "missing/sub-FORREST/anat/sub-FORREST_T1w.nii.gz")
+    data, vox2ras, _ = to_ras(np.asanyarray(image.dataobj, np.float32), image.affine)
+    model = load_template(get_template(tmp_path), MODEL_GRID)
+    found = register_t1w_to_template(data, Grid(data.shape, vox2ras), model, sloppy=True)
+    assert found.gate.mask_dice > 0.9
+    volume_ml = mask_in_native(found, model).sum() * abs(np.linalg.det(vox2ras[:3, :3])) / 1000
+    assert 1200 < volume_ml < 2100
