@@ -28,9 +28,6 @@ __all__ = [
 TEMPLATE_CHANNELS = 4
 # Smallest and largest log-scale of the error head: 0.2% and 270% of the in-brain mean.
 LOG_SCALE_RANGE = (-6.0, 1.0)
-# What is individual is a tenth as large as what everybody shares; without this gain the trunk, whose
-# normalisation sees both, hardly learned from it: the loss stood still after 150 updates.
-CONTRAST_GAIN = 8.0
 # Where the error head starts: 6% of the in-brain mean.
 FIRST_LOG_SCALE = -2.8
 #: (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality.
@@ -178,7 +175,7 @@ class ConditionalUNet(nn.Module):
         embedding = self.embed(torch.cat([one_hot, present, has_template], 1))
         # What differs from the atlas is what the subject tells; an absent contrast differs nowhere.
         contrast = (source - atlas) * present[..., None, None, None] * mask
-        inputs = torch.cat([CONTRAST_GAIN * contrast, atlas * mask, template, mask], 1)
+        inputs = torch.cat([contrast, atlas * mask, template, mask], 1)
         features = self._trunk(self.stem(voxels_to_blocks(inputs)), embedding)
         return self._combine(self.head(features), contrast, atlas, mask, direction)
 

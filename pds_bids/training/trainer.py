@@ -51,10 +51,10 @@ class TrainConfig:
 
     n_steps: int = 4000
     batch_size: int = 2
-    learning_rate: float = 2e-3
-    n_warmup: int = 50
+    learning_rate: float = 1.5e-3
+    n_warmup: int = 100
     weight_decay: float = 1e-2
-    ema_decay: float = 0.995
+    ema_decay: float = 0.998
     max_gradient: float = 1.0
     validate_every: int = 300
     save_every: int = 100
