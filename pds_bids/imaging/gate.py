@@ -173,7 +173,10 @@ def judge(
 def _stretch(fixed2moving: PointMap, mask: np.ndarray) -> float:
     """Ratio of the largest to the smallest scale of the affine that fits the map best."""
     here = np.column_stack([fixed2moving.grid.points()[mask], np.ones(mask.sum())])[::7]
-    fitted = np.linalg.lstsq(here, fixed2moving.points[mask][::7].astype(float))[0]
+    there = fixed2moving.points[mask][::7].astype(float)
+    if not np.isfinite(there).all():
+        return float("inf")
+    fitted = np.linalg.lstsq(here, there)[0]
     scales = np.linalg.svd(fitted[:3], compute_uv=False)
     return float(scales[0] / scales[-1])
 

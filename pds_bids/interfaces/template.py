@@ -23,6 +23,7 @@ __all__ = ["FetchTemplate", "read_template"]
 
 class _FetchTemplateInputSpec(BaseInterfaceInputSpec):
     cache_dir = Directory(mandatory=True, desc="where a template built from wheels is kept")
+    templateflow_home = traits.Str(desc="not used: a change of TEMPLATEFLOW_HOME must not find an old result")
 
 
 class _FetchTemplateOutputSpec(TraitedSpec):

@@ -3,6 +3,7 @@
 The only place below the command line that sees the configuration; every builder gets what it needs by name.
 """
 
+import os
 from pathlib import Path
 
 from nipype.pipeline import engine as pe
@@ -55,9 +56,11 @@ def init_pds_bids_wf(plan: Plan, config: RunConfig) -> pe.Workflow:
         One node for the template, one workflow per session.
     """
     workflow = pe.Workflow(name="pds_bids_wf", base_dir=str(config.work_dir))
-    template = pe.Node(
-        FetchTemplate(cache_dir=str(config.work_dir / "caches" / "templates")), name="template", mem_gb=1
+    fetch = FetchTemplate(
+        cache_dir=str(config.work_dir / "caches" / "templates"),
+        templateflow_home=os.environ.get("TEMPLATEFLOW_HOME", ""),
     )
+    template = pe.Node(fetch, name="template", mem_gb=1)
     for session in plan.with_action(Action.RUN):
         session_wf = init_session_wf(session, plan, config)
         _report_crashes_to(

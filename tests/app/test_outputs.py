@@ -1,0 +1,127 @@
+"""What a finished run has written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pds_bids.bids.names import output_path
+from pds_bids.imaging.grid import Grid
+from pds_bids.modalities import Modality
+from pds_bids.template import MODEL_GRID
+
+KEYS = ["synthetic", "synthetic_segments", "synthetic_std"]
+CASES = [({"sub": "01"}, Modality.DWI), ({"sub": "02"}, Modality.BOLD)]
+
+
+def test_output_is_valid_bids(finished):
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    done = subprocess.run([validator, finished[1]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("entities", "target"), CASES)
+@pytest.mark.parametrize("in_template", [True, False])
+def test_synthetic_images_are_on_their_grid_and_in_the_brain(finished, entities, target, in_template):
+    cohort, out, _ = finished
+    if in_template:
+        grid = MODEL_GRID
+    else:
+        source = next((cohort / f"sub-{entities['sub']}").rglob(f"*_{target.other}.nii.gz"))
+        acquired = nib.load(source)
+        grid = Grid(acquired.shape[:3], acquired.affine)
+    mask_path = out / output_path("synthetic_mask", entities, target, in_template=in_template)
+    mask = np.asanyarray(nib.load(mask_path).dataobj) > 0
+    for key in KEYS:
+        image = nib.load(out / output_path(key, entities, target, in_template=in_template))
+        data = np.asanyarray(image.dataobj)
+        assert Grid(image.shape[:3], image.affine) == grid
+        assert image.get_data_dtype() == np.float32
+        assert np.isfinite(data).all()
+        assert (data[~mask] == 0).all()
+        assert b"SYNTHETIC" in image.header["descrip"].item()
+    assert data[mask].min() > 0, "an uncertainty of zero claims knowledge that nobody has"
+
+
+@pytest.mark.parametrize(("entities", "target"), CASES)
+def test_a_synthetic_image_is_near_its_unit_and_segments_are_its_neighbours(finished, entities, target):
+    out = finished[1]
+    mean, segments = (
+        np.asanyarray(nib.load(out / output_path(key, entities, target, in_template=True)).dataobj)
+        for key in KEYS[:2]
+    )
+    brain = mean > 0
+    assert segments.shape[3] == 3
+    assert mean[brain].mean() == pytest.approx(1, abs=0.15)
+    for k in range(3):
+        assert np.corrcoef(segments[..., k][brain], mean[brain])[0, 1] > 0.8
+
+
+def test_sidecars_tell_how_an_image_was_made(finished):
+    out = finished[1]
+    sidecars = [path for path in out.rglob("*desc-synthetic*ref.json")]
+    assert len(sidecars) >= 12
+    for path in sidecars:
+        sidecar = json.loads(path.read_text())
+        assert sidecar["Synthetic"] is True
+        assert sidecar["SyntheticFrom"] == ("bold" if path.parent.name == "dwi" else "dwi")
+        assert len(sidecar["GenerativeModel"]["WeightsSHA256"]) == 64
+        assert isinstance(sidecar["RandomSeed"], int)
+        assert all(uri.startswith("bids:raw:") for uri in sidecar["Sources"])
+
+
+def test_a_synthetic_bold_has_no_task(finished):
+    names = [path.name for path in (finished[1] / "sub-02" / "func").iterdir()]
+    assert names
+    assert not any("task-" in name for name in names)
+
+
+def test_every_acquired_counterpart_is_there(finished):
+    out = finished[1]
+    for pattern in (
+        "sub-01/func/*task-rest*_desc-mean_boldref.nii.gz",
+        "sub-01/func/*_desc-confounds_timeseries.tsv",
+        "sub-01/func/*_from-boldref_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz",
+        "sub-01/func/*_desc-hmc_xfm.txt",
+        "sub-02/dwi/*_desc-b0_dwiref.nii.gz",
+        "sub-02/dwi/*_desc-segments_timeseries.tsv",
+        "sub-02/dwi/*_desc-image_qc.json",
+        "sub-02/figures/*_desc-gradients_dwiref.svg",
+        "sub-02/func/*_stat-mean_desc-synthetic_timeseries.tsv",
+    ):
+        assert list(out.glob(pattern)), pattern
+
+
+def test_itk_field_takes_the_reference_to_the_template(finished):
+    """nitransforms, with the written field and nothing else, gives the image that the app wrote."""
+    from nitransforms.nonlinear import DenseFieldTransform
+    from nitransforms.resampling import apply
+
+    folder = finished[1] / "sub-01" / "func"
+    field = next(folder.glob("*_from-boldref_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz"))
+    native = nib.load(next(folder.glob("*task-rest_desc-mean_boldref.nii.gz")))
+    written = nib.load(next(folder.glob("*_space-MNI152NLin2009cAsym_res-3_desc-mean_boldref.nii.gz")))
+    image = nib.load(field)
+    transform = DenseFieldTransform.from_filename(field, fmt="itk")
+    moved = apply(
+        transform, native, reference=nib.Nifti1Image(np.zeros(image.shape[:3]), image.affine), order=1
+    )
+    theirs = np.asanyarray(moved.dataobj)
+    ours = np.asanyarray(written.dataobj)
+    brain = ours > 0
+    assert np.corrcoef(theirs[brain], ours[brain])[0, 1] > 0.95
+
+
+def test_the_report_shows_every_figure(finished):
+    out = finished[1]
+    for participant in ("01", "02"):
+        page = (out / f"sub-{participant}.html").read_text()
+        figures = [path.name for path in (out / f"sub-{participant}" / "figures").iterdir()]
+        assert figures
+        for name in figures:
+            assert name in page
+        assert "http://" not in page.split("<body")[0]
