@@ -12,7 +12,7 @@ from pathlib import Path
 from pds_bids import __version__
 from pds_bids.bids.write import write_json
 from pds_bids.config import RunConfig
-from pds_bids.inference.card import WEIGHTS, default_model_dir, read_card
+from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.plan import SessionPlan
 
 __all__ = ["is_done", "record_done"]
@@ -62,7 +62,7 @@ def fingerprint(session: SessionPlan, config: RunConfig) -> str:
         "options": config.fingerprint(),
         "spaces": config.output_spaces,
         "version": __version__,
-        "weights": read_card(config.model_dir or default_model_dir(config.method))["sha256"][WEIGHTS],
+        "weights": checked_weights_sha256(config.model_dir or default_model_dir(config.method)),
         "directions": [str(direction) for direction in session.directions],
         "inputs": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in inputs],
         "metadata": [series.metadata for series in (session.bold, session.dwi) if series is not None],

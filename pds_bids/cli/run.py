@@ -90,9 +90,12 @@ def _run(config: RunConfig) -> int:
 def _process(plan: "Plan", config: RunConfig) -> int:
     from pds_bids.cli.execute import execute  # late: nipype
     from pds_bids.cli.finish import begin, finish, write_methods
+    from pds_bids.inference.card import checked_weights_sha256, default_model_dir
     from pds_bids.plan import Action
-    from pds_bids.workflows.outputs import required_outputs
+    from pds_bids.workflows.derivatives import required_outputs
 
+    # Before hours of preprocessing, not after them.
+    checked_weights_sha256(config.model_dir or default_model_dir(config.method))
     begin(plan, config)
     if config.boilerplate_only:
         write_methods(plan, config)

@@ -8,8 +8,8 @@ from pds_bids.imaging.registration import two_path_disagreement
 
 __all__ = ["LARGEST_DISAGREEMENT_MM", "require_agreement"]
 
-# Uncorrected distortion moves parts of an echo-planar image by a few millimetres, so that a rigid and a deformable
-# path differ by that much in good registrations; a failed one is off by centimetres.
+# Uncorrected distortion moves parts of an echo-planar image by a few millimetres, so that a rigid and a
+# deformable path differ by that much in good registrations; a failed one is off by centimetres.
 LARGEST_DISAGREEMENT_MM = 8.0
 
 
@@ -37,7 +37,7 @@ def require_agreement(direct: PointMap, bridge: PointMap, mask: np.ndarray) -> f
     if median_mm > LARGEST_DISAGREEMENT_MM:
         raise QualityError(
             f"registration: straight to the template and through the T1w image differ by {median_mm:.1f} mm "
-            f"(95% within {high_mm:.1f}), expected at most {LARGEST_DISAGREEMENT_MM:g}; look at the figures, and "
-            "check the orientation in the headers of both images"
+            f"(95% within {high_mm:.1f}), expected at most {LARGEST_DISAGREEMENT_MM:g}; look at the figures, "
+            "and check the orientation in the headers of both images"
         )
     return median_mm

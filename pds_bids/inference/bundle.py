@@ -15,12 +15,12 @@ from safetensors import numpy as safetensors_numpy
 from pds_bids.exceptions import PDSError, WeightsError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bank import Bank
-from pds_bids.inference.card import BASELINES, CARD, FORMAT, WEIGHTS, default_model_dir, read_card
+from pds_bids.inference.card import BASELINES, CARD, FORMAT, WEIGHTS, read_card, read_checked
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import METHODS, Method
 from pds_bids.modalities import CONTRASTS, Contrast
 
-__all__ = ["BASELINES", "CARD", "WEIGHTS", "Bundle", "default_model_dir", "load_bundle", "save_bundle"]
+__all__ = ["Bundle", "load_bundle", "save_bundle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,22 +161,9 @@ def _serialise(arrays: dict[str, np.ndarray]) -> bytes:
 
 def _read_tensors(folder: Path, name: str, card: dict[str, Any]) -> dict[str, np.ndarray]:
     """Read one safetensors file; the bytes that are checked are the bytes that are used."""
-    path = folder / name
-    expected = card["sha256"].get(name)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    # A pickle starts with its protocol byte, torch's format is a zip archive; safetensors have "{" at byte 8.
-    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
-        raise WeightsError(f"{path}: pickled weights can run code and are refused; store them as safetensors")
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise WeightsError(
-            f"{path}: SHA-256 is {found[:12]}…, the model card says {str(expected)[:12]}…; "
-            "the file is truncated or altered, fetch it again"
-        )
-    try:
-        return safetensors_numpy.load(content)
+        return safetensors_numpy.load(read_checked(folder, name, card))
     except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: not a safetensors file: {error}") from error
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{folder / name}: not a safetensors file: {error}") from error

@@ -1,5 +1,6 @@
-"""Model cards: which weights a bundle holds. Read without torch, as plans and graphs need the checksum too."""
+"""Model cards and checksums, without torch: plans and graphs need to know which weights a bundle holds."""
 
+import hashlib
 import json
 import tomllib
 from importlib import resources
@@ -8,7 +9,16 @@ from typing import Any
 
 from pds_bids.exceptions import WeightsError
 
-__all__ = ["BASELINES", "CARD", "FORMAT", "WEIGHTS", "default_model_dir", "read_card"]
+__all__ = [
+    "BASELINES",
+    "CARD",
+    "FORMAT",
+    "WEIGHTS",
+    "checked_weights_sha256",
+    "default_model_dir",
+    "read_card",
+    "read_checked",
+]
 
 WEIGHTS = "weights.safetensors"
 BASELINES = "baselines.safetensors"
@@ -44,3 +54,56 @@ def read_card(folder: Path) -> dict[str, Any]:
         if known.get(folder.name) != checksums:
             raise WeightsError(f"{path}: checksums differ from those of the package; install it again")
     return card
+
+
+def read_checked(folder: Path, name: str, card: dict[str, Any]) -> bytes:
+    """Read a file of a bundle whose checksum is that of the card.
+
+    Parameters
+    ----------
+    folder : Path
+        Bundle.
+    name : str
+        File in it.
+    card : dict
+        From `read_card`.
+
+    Returns
+    -------
+    bytes
+        The whole file.
+
+    Raises
+    ------
+    WeightsError
+        If it cannot be read, is pickled, or is not the file that the card describes.
+    """
+    path = folder / name
+    expected = card["sha256"].get(name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
+    # A pickle starts with its protocol byte, torch's format is a zip archive; safetensors have "{" at byte 8.
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
+        raise WeightsError(f"{path}: pickled weights can run code and are refused; store them as safetensors")
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise WeightsError(
+            f"{path}: SHA-256 is {found[:12]}…, the model card says {str(expected)[:12]}…; "
+            "the file is truncated or altered, fetch it again"
+        )
+    return content
+
+
+def checked_weights_sha256(folder: Path) -> str:
+    """Return the checksum of a bundle's weights after checking it.
+
+    Raises
+    ------
+    WeightsError
+        As `read_card` and `read_checked`.
+    """
+    card = read_card(folder)
+    read_checked(folder, WEIGHTS, card)
+    return str(card["sha256"][WEIGHTS])

@@ -9,10 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from pds_bids.exceptions import DataError
-from pds_bids.imaging.grid import Grid, PointMap, to_ras
+from pds_bids.exceptions import DataError, GeometryError
+from pds_bids.imaging.grid import Grid, PointMap, apply_affine, to_ras
 
 __all__ = ["load", "load_map", "open_series", "save", "save_map", "stored_affine"]
+
+# A qform cannot hold the shear of a tilted gantry, and both are stored in float32.
+LARGEST_FORM_DISTANCE_MM = 5.0
 
 
 def load(path: str | Path) -> tuple[np.ndarray, Grid]:
@@ -97,6 +100,23 @@ def _open(path: str | Path) -> nib.Nifti1Image:
             f"{file}: the content is not here (empty file or broken link); run `datalad get` on it"
         )
     try:
-        return nib.load(file)
+        image = nib.load(file)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
         raise DataError(f"{file}: not a readable NIfTI image ({error}); convert it again") from error
+    _check_affines(image, file)
+    return image
+
+
+def _check_affines(image: nib.Nifti1Image, file: Path) -> None:
+    """Refuse a header that says two things about where the head is."""
+    (sform, has_sform), (qform, has_qform) = image.get_sform(coded=True), image.get_qform(coded=True)
+    if not (has_sform and has_qform):
+        return
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]]), -1).reshape(-1, 3)
+    distance_mm = np.linalg.norm(apply_affine(sform, corners) - apply_affine(qform, corners), axis=1).max()
+    if distance_mm > LARGEST_FORM_DISTANCE_MM:
+        raise GeometryError(
+            f"{file.name}: sform and qform disagree by {distance_mm:.0f} mm (at most "
+            f"{LARGEST_FORM_DISTANCE_MM:g} expected), so left and right may be exchanged; convert it again, "
+            "or copy the one that is right over the other"
+        )

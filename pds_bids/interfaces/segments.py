@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
-from scipy import ndimage
 
 from pds_bids.imaging.confounds import (
     bold_confounds,
@@ -197,7 +196,8 @@ class ResampleSegments(SimpleInterface):
         native, grid = load(self.inputs.mask)
         warped = resample(native.astype(np.float32), grid.vox2ras, points, order=1) > 0.5
         template = load_template(read_template(self.inputs.template), MODEL_GRID)
-        return warped & ndimage.binary_dilation(template.mask)
+        # What lies outside of the template's brain lies outside of what the networks have seen.
+        return warped & template.mask
 
 
 def read_segments(path: str) -> list[Segment]:

@@ -11,22 +11,16 @@ from nipype.pipeline import engine as pe
 from pds_bids.bids.collect import Series
 from pds_bids.bids.names import log_dir
 from pds_bids.config import Device, RunConfig
-from pds_bids.inference.card import WEIGHTS, default_model_dir, read_card
-from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
+from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w
 from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.template import ATLAS_NAME
-from pds_bids.workflows.figures import (
-    init_anat_figure,
-    init_series_figures_wf,
-    init_synthetic_figures_wf,
-)
+from pds_bids.workflows.derivatives import init_series_derivatives_wf, save_synthetic
 from pds_bids.workflows.nodes import identity
-from pds_bids.workflows.outputs import save_series, save_synthetic
+from pds_bids.workflows.report import init_anat_figure, init_series_report_wf, init_synthetic_report_wf
 from pds_bids.workflows.series import (
-    SERIES_FIELDS,
     init_bold_wf,
     init_dwi_wf,
     init_registration_wf,
@@ -151,23 +145,21 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
 
     Outputs
     -------
-    stack, b0, mask
+    stack, template_b0, template_mask
         On the model grid.
-    native_mask, native2template
-        For the way back.
+    mask, native2template
+        Native, for the way back.
     """
     workflow = pe.Workflow(name=f"{series.modality}_preproc_wf")
     has_t1w, threads = session.t1w is not None, config.omp_nthreads or 1
     inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
-    outputnode = identity(["stack", "b0", "mask", "native_mask", "native2template"], name="outputnode")
+    outputs = ["stack", "template_b0", "template_mask", "mask", "native2template"]
+    outputnode = identity(outputs, name="outputnode")
+    mem_gb = series_mem_gb(series)
     if series.modality is Modality.BOLD:
-        series_wf = init_bold_wf(
-            series, dummy_scans=config.dummy_scans, omp_nthreads=threads, mem_gb=series_mem_gb(series)
-        )
+        series_wf = init_bold_wf(series, dummy_scans=config.dummy_scans, omp_nthreads=threads, mem_gb=mem_gb)
     else:
-        series_wf = init_dwi_wf(
-            series, sloppy=config.sloppy, omp_nthreads=threads, mem_gb=series_mem_gb(series)
-        )
+        series_wf = init_dwi_wf(series, sloppy=config.sloppy, omp_nthreads=threads, mem_gb=mem_gb)
     registration_wf = init_registration_wf(
         series.modality, has_t1w=has_t1w, sloppy=config.sloppy, omp_nthreads=threads
     )
@@ -177,71 +169,40 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         segment_scheme=str(config.segment_scheme),
         fd_spike_threshold=config.fd_spike_threshold,
     )
-    quality = pe.Node(SourceQuality(notes=[NOT_CORRECTED, *session.notes]), name="quality")
-    table = pe.Node(SegmentTable(), name="segment_table")
-    parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
-    save = save_series(
-        series, bids_dir=plan.bids_dir, output_dir=config.output_dir, atlas=ATLAS_NAME, has_t1w=has_t1w
+    derivatives_wf = init_series_derivatives_wf(
+        series,
+        bids_dir=plan.bids_dir,
+        output_dir=config.output_dir,
+        has_t1w=has_t1w,
+        notes=[NOT_CORRECTED, *session.notes],
     )
-    figures_wf = init_series_figures_wf(
-        series, config.output_dir, fd_spike_threshold=config.fd_spike_threshold
-    )
-    own = [field for field in SERIES_FIELDS if field not in ("mean", "anchor", "scale", "b0")]
-    handed_on = [(f"outputnode.{field}", f"inputnode.{field}") for field in own]
-    maps = [(f"outputnode.{m}", f"inputnode.{m}") for m in ("template2native", "native2template")]
-    workflow.connect([
-        (inputnode, registration_wf, [("template", "inputnode.template")]),
-        (series_wf, registration_wf, [("outputnode.anchor", "inputnode.anchor")]),
-        (series_wf, registration_wf, [("outputnode.mask", "inputnode.mask")]),
-        (inputnode, segments_wf, [("template", "inputnode.template")]),
-        (series_wf, segments_wf, handed_on),
-        (registration_wf, segments_wf, maps),
-        (segments_wf, table, [("outputnode.segments", "segments")]),
-        (segments_wf, parcels, [("outputnode.stack", "in_file"), ("outputnode.mask", "mask")]),
-        (inputnode, parcels, [("template", "template")]),
-        (series_wf, quality, [("outputnode.n_dummy", "n_dummy"), ("outputnode.scale", "scale")]),
-        (series_wf, quality, [("outputnode.mask", "mask")]),
-        (registration_wf, quality, [("outputnode.gate", "gate")]),
-        (segments_wf, quality, [("outputnode.segments", "segments"), ("outputnode.censored", "censored")]),
-        (segments_wf, quality, [("outputnode.confounds", "confounds")]),
-        (inputnode, quality, [("template", "template")]),
-        (series_wf, save, [("outputnode.mean", "mean"), ("outputnode.mask", "mask")]),
-        (series_wf, save, [("outputnode.motion", "motion")]),
-        (registration_wf, save, [("outputnode.template2native", "template2native")]),
-        (registration_wf, save, [("outputnode.native2template", "native2template")]),
-        (segments_wf, save, [("outputnode.stack", "template_stack"), ("outputnode.mask", "template_mask")]),
-        (segments_wf, save, [("outputnode.confounds", "confounds")]),
-        (segments_wf, save, [("outputnode.confounds_json", "confounds_json")]),
-        (table, save, [("out_file", "segment_table")]),
-        (parcels, save, [("out_file", "parcels")]),
-        (quality, save, [("out_file", "qc")]),
-        (inputnode, figures_wf, [("template", "inputnode.template")]),
-        (series_wf, figures_wf, [("outputnode.anchor", "inputnode.anchor")]),
-        (series_wf, figures_wf, [("outputnode.mask", "inputnode.mask")]),
-        (series_wf, figures_wf, [("outputnode.motion", "inputnode.motion")]),
-        (series_wf, figures_wf, [("outputnode.gradients", "inputnode.gradients")]),
-        (registration_wf, figures_wf, [("outputnode.template2native", "inputnode.template2native")]),
-        (registration_wf, figures_wf, [("outputnode.gate", "inputnode.gate")]),
-        (segments_wf, figures_wf, [("outputnode.segments", "inputnode.segments")]),
-        (segments_wf, figures_wf, [("outputnode.censored", "inputnode.censored")]),
-        (segments_wf, outputnode, [("outputnode.stack", "stack"), ("outputnode.mask", "mask")]),
-        (series_wf, outputnode, [("outputnode.mask", "native_mask")]),
-        (registration_wf, outputnode, [("outputnode.native2template", "native2template")]),
-    ])  # fmt: skip
-    if series.modality is Modality.DWI:
-        workflow.connect([
-            (series_wf, save, [("outputnode.b0", "b0")]),
-            (segments_wf, save, [("outputnode.b0", "template_b0")]),
-            (segments_wf, outputnode, [("outputnode.b0", "b0")]),
-        ])  # fmt: skip
-    if has_t1w:
-        fields = ["t1w", "t1w_mask", "template2t1w"]
-        workflow.connect([
-            (inputnode, registration_wf, [(field, f"inputnode.{field}") for field in fields]),
-            (inputnode, quality, [("t1w_gate", "t1w_gate")]),
-            (registration_wf, save, [("outputnode.t1w2epi", "t1w2epi")]),
-        ])  # fmt: skip
+    report_wf = init_series_report_wf(series, config.output_dir, fd_spike_threshold=config.fd_spike_threshold)
+    stages = [inputnode, series_wf, registration_wf, segments_wf, derivatives_wf, report_wf, outputnode]
+    _connect_by_name(workflow, stages)
     return workflow
+
+
+def _connect_by_name(workflow: pe.Workflow, stages: list[pe.Node | pe.Workflow]) -> None:
+    """Connect every stage to the earlier stages whose outputs have the names of its inputs.
+
+    The last one before it wins, so a name means the same thing all the way down.
+    """
+    for position, stage in enumerate(stages):
+        for field in _fields(stage, "inputnode"):
+            for source in reversed(stages[:position]):
+                if field in _fields(source, "outputnode"):
+                    names = [
+                        field if isinstance(s, pe.Node) else f"{end}.{field}"
+                        for s, end in ((source, "outputnode"), (stage, "inputnode"))
+                    ]
+                    workflow.connect(source, names[0], stage, names[1])
+                    break
+
+
+def _fields(stage: pe.Node | pe.Workflow, end: str) -> list[str]:
+    """Return the names at one end of a stage; the first series workflow has no inputs."""
+    node = stage if isinstance(stage, pe.Node) else stage.get_node(end)
+    return list(node.inputs.copyable_trait_names()) if node is not None else []
 
 
 def _connect_modality(
@@ -270,7 +231,7 @@ def _add_synthesis(
         direction,
         method=config.method,
         model_dir=str(model_dir),
-        weights_sha256=read_card(model_dir)["sha256"][WEIGHTS],
+        weights_sha256=checked_weights_sha256(model_dir),
         random_seed=config.random_seed,
         seed_names=session.label.split(),
         device=str(config.device),
@@ -288,13 +249,13 @@ def _add_synthesis(
         atlas=ATLAS_NAME,
         name=f"save_{direction}",
     )
-    figures_wf = init_synthetic_figures_wf(session, direction, config.output_dir, has_acquired=has_acquired)
+    report_wf = init_synthetic_report_wf(session, direction, config.output_dir, has_acquired=has_acquired)
     maps = ["mean", "std", "b0_mean", "b0_std"]
     fields = [*maps, *(f"native_{field}" for field in maps), "metadata", "qc", "parcels"]
     workflow.connect([
         (synthesis_wf, save, [(f"outputnode.{f}", f) for f in fields if hasattr(save.inputs, f)]),
-        (synthesis_wf, figures_wf, [("outputnode.mean", "inputnode.mean")]),
-        (synthesis_wf, figures_wf, [("outputnode.std", "inputnode.std")]),
+        (synthesis_wf, report_wf, [("outputnode.mean", "inputnode.mean")]),
+        (synthesis_wf, report_wf, [("outputnode.std", "inputnode.std")]),
     ])  # fmt: skip
     return synthesis_wf
 
@@ -308,22 +269,23 @@ def _connect_synthesis(
 ) -> None:
     source_wf, target_wf = acquired[direction.source], acquired.get(direction.target)
     save = workflow.get_node(f"save_{direction}")
-    figures_wf = workflow.get_node(f"{direction}_figures_wf")
-    masks = [field for field in ("mask", "native_mask") if hasattr(save.inputs, field)]
-    handed_on = [("stack", "source"), ("b0", "source_b0"), ("mask", "mask")]
-    handed_on += [("native_mask", "native_mask"), ("native2template", "native2template")]
+    report_wf = workflow.get_node(f"{direction}_report_wf")
+    masks = [("template_mask", "mask"), ("mask", "native_mask")]
+    handed_on = [("stack", "source"), ("template_b0", "source_b0"), ("template_mask", "mask")]
+    handed_on += [("mask", "native_mask"), ("native2template", "native2template")]
     workflow.connect([
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
-        (source_wf, save, [(f"outputnode.{f}", f) for f in masks]),
-        (source_wf, figures_wf, [("outputnode.stack", "inputnode.source")]),
-        (source_wf, figures_wf, [("outputnode.mask", "inputnode.mask")]),
+        (source_wf, save, [(f"outputnode.{a}", b) for a, b in masks if hasattr(save.inputs, b)]),
+        (source_wf, report_wf, [("outputnode.stack", "inputnode.source")]),
+        (source_wf, report_wf, [("outputnode.template_mask", "inputnode.mask")]),
     ])  # fmt: skip
     if target_wf is not None:
-        handed_on = [("stack", "acquired"), ("b0", "acquired_b0"), ("mask", "acquired_mask")]
+        handed_on = [("stack", "acquired"), ("template_b0", "acquired_b0")]
+        handed_on.append(("template_mask", "acquired_mask"))
         workflow.connect([
             (target_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
-            (target_wf, figures_wf, [("outputnode.stack", "inputnode.acquired")]),
+            (target_wf, report_wf, [("outputnode.stack", "inputnode.acquired")]),
         ])  # fmt: skip
 
 

@@ -277,9 +277,9 @@ def init_segments_wf(
 
     Outputs
     -------
-    stack, b0
+    stack, template_b0
         4D on the model grid: overall mean, then segments.
-    mask
+    template_mask
         Brain mask on the model grid.
     segments, censored
         Which volumes belong where, and which nowhere.
@@ -298,7 +298,8 @@ def init_segments_wf(
         "native2template",
     ]
     inputnode = identity([*inputs, "template"], name="inputnode")
-    outputs = ["stack", "b0", "mask", "segments", "censored", "confounds", "confounds_json"]
+    outputs = ["stack", "template_b0", "template_mask"]
+    outputs += ["segments", "censored", "confounds", "confounds_json"]
     outputnode = identity(outputs, name="outputnode")
     resample = pe.Node(ResampleSegments(), name="resample", mem_gb=1)
     confounds = pe.Node(Confounds(), name="confounds", mem_gb=1)
@@ -318,7 +319,7 @@ def init_segments_wf(
             (inputnode, cut, [("gradients", "gradients")]),
             (inputnode, confounds, [("gradients", "gradients")]),
             (inputnode, resample, [("gradients", "gradients")]),
-            (resample, outputnode, [("b0_file", "b0")]),
+            (resample, outputnode, [("b0_file", "template_b0")]),
         ])  # fmt: skip
     workflow.connect([
         (inputnode, cut, [("motion", "motion")]),
@@ -327,7 +328,7 @@ def init_segments_wf(
         (inputnode, resample, [("template2native", "template2native"), ("template", "template")]),
         (cut, resample, [("segments", "segments")]),
         (inputnode, confounds, [("series", "in_file"), ("motion", "motion"), ("mask", "mask")]),
-        (resample, outputnode, [("out_file", "stack"), ("mask", "mask")]),
+        (resample, outputnode, [("out_file", "stack"), ("mask", "template_mask")]),
         (cut, outputnode, [("segments", "segments"), ("censored", "censored")]),
         (confounds, outputnode, [("table", "confounds"), ("description", "confounds_json")]),
     ])  # fmt: skip

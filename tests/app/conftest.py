@@ -25,14 +25,14 @@ class Run:
     text: str
 
 
-def command(*arguments) -> list[str]:
+def _command(*arguments) -> list[str]:
     return [sys.executable, "-m", "pds_bids.cli.run", *map(str, arguments)]
 
 
 def call(*arguments, env=None) -> Run:
     """Call the app in a process of its own, as a user does."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env={**os.environ, **(env or {})}, check=False
+        _command(*arguments), capture_output=True, text=True, env={**os.environ, **(env or {})}, check=False
     )
     return Run(done.returncode, done.stdout + done.stderr)
 
@@ -40,6 +40,12 @@ def call(*arguments, env=None) -> Run:
 @pytest.fixture(scope="session")
 def app():
     return call
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Give the command line of a call, for tests that end it themselves."""
+    return _command
 
 
 @pytest.fixture(scope="session")
@@ -87,13 +93,19 @@ def images(folder: Path) -> dict[str, np.ndarray]:
     return {
         str(path.relative_to(folder)): np.asanyarray(nib.load(path).dataobj)
         for path in sorted(folder.rglob("*.nii.gz"))
+        if not path.name.startswith(".")
     }
 
 
-def assert_same_images(one: Path, other: Path) -> None:
-    """Fail unless both folders hold the same images, voxel by voxel."""
-    first, second = images(one), images(other)
-    assert first.keys() == second.keys()
-    assert first
-    for name, voxels in first.items():
-        np.testing.assert_array_equal(voxels, second[name], err_msg=name)
+@pytest.fixture(scope="session")
+def assert_same_images():
+    """Fail unless two folders hold the same images, voxel by voxel."""
+
+    def compare(one: Path, other: Path) -> None:
+        first, second = images(one), images(other)
+        assert first.keys() == second.keys()
+        assert first
+        for name, voxels in first.items():
+            np.testing.assert_array_equal(voxels, second[name], err_msg=name)
+
+    return compare

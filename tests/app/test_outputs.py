@@ -63,7 +63,7 @@ def test_a_synthetic_image_is_near_its_unit_and_segments_are_its_neighbours(fini
 
 def test_sidecars_tell_how_an_image_was_made(finished):
     out = finished[1]
-    sidecars = [path for path in out.rglob("*desc-synthetic*ref.json")]
+    sidecars = list(out.rglob("*desc-synthetic*ref.json"))
     assert len(sidecars) >= 12
     for path in sidecars:
         sidecar = json.loads(path.read_text())

@@ -9,14 +9,8 @@ import torch
 from pds_bids.exceptions import WeightsError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bank import Bank
-from pds_bids.inference.bundle import (
-    BASELINES,
-    CARD,
-    WEIGHTS,
-    default_model_dir,
-    load_bundle,
-    save_bundle,
-)
+from pds_bids.inference.bundle import load_bundle, save_bundle
+from pds_bids.inference.card import BASELINES, CARD, WEIGHTS, default_model_dir
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import Condition, UNetMethod
 from pds_bids.modalities import CONTRASTS

@@ -17,7 +17,7 @@ from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import SessionPlan
 from pds_bids.workflows.nodes import identity
 
-__all__ = ["init_anat_figure", "init_series_figures_wf", "init_synthetic_figures_wf"]
+__all__ = ["init_anat_figure", "init_series_report_wf", "init_synthetic_report_wf"]
 
 MEAN_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean DWI"}
 ANCHOR_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean b = 0 image"}
@@ -30,8 +30,8 @@ def init_anat_figure(session: SessionPlan, output_dir: Path) -> pe.Node:
     return pe.Node(interface, name="anat_figure", mem_gb=0.5)
 
 
-def init_series_figures_wf(
-    series: Series, output_dir: Path, *, fd_spike_threshold: float, name: str = "figures_wf"
+def init_series_report_wf(
+    series: Series, output_dir: Path, *, fd_spike_threshold: float, name: str = "report_wf"
 ) -> pe.Workflow:
     """Build the figures of an acquired series: mask, registration, motion, gradients.
 
@@ -112,7 +112,7 @@ def init_series_figures_wf(
     return workflow
 
 
-def init_synthetic_figures_wf(
+def init_synthetic_report_wf(
     session: SessionPlan, direction: Direction, output_dir: Path, *, has_acquired: bool
 ) -> pe.Workflow:
     """Build the figure of a synthetic volume beside its source and, where there is one, the acquired volume.
@@ -137,7 +137,7 @@ def init_synthetic_figures_wf(
     source, mean, std, mask, acquired
         4D on the model grid, overall mean first.
     """
-    workflow = pe.Workflow(name=f"{direction}_figures_wf")
+    workflow = pe.Workflow(name=f"{direction}_report_wf")
     fields = ["source", "mean", "std", "mask", *(["acquired"] if has_acquired else [])]
     inputnode = identity(fields, name="inputnode")
     path = output_path("figure", session.entities, direction.target, extension=".png", desc="synthetic")

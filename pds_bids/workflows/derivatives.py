@@ -19,10 +19,13 @@ from pds_bids.bids.sidecars import (
 )
 from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
+from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import SessionPlan
+from pds_bids.template import ATLAS_NAME
+from pds_bids.workflows.nodes import identity
 
-__all__ = ["required_outputs", "save_series", "save_synthetic"]
+__all__ = ["init_series_derivatives_wf", "required_outputs", "save_series", "save_synthetic"]
 
 SEGMENT_COLUMNS = {
     "segment": {"Description": "Number of the segment, from 1; volume of the desc-segments image"},
@@ -48,6 +51,77 @@ class _Output:
     sidecar: dict[str, Any] | None = None
 
 
+def init_series_derivatives_wf(
+    series: Series,
+    *,
+    bids_dir: Path,
+    output_dir: Path,
+    has_t1w: bool,
+    notes: Iterable[str],
+    name: str = "derivatives_wf",
+) -> pe.Workflow:
+    """Build tables, quality file and outputs of an acquired series.
+
+    Parameters
+    ----------
+    series : Series
+        Acquired series.
+    bids_dir, output_dir : Path
+        Input dataset, and the derivative dataset.
+    has_t1w : bool
+        Whether there is a T1w image.
+    notes : iterable of str
+        What a reader should know, for the quality file.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Inputs
+    ------
+    template, t1w_gate
+        From `FetchTemplate` and `RegisterT1w`.
+    n_dummy, scale, mean, b0, mask, motion
+        From `init_bold_wf` or `init_dwi_wf`.
+    gate, template2native, native2template, t1w2epi
+        From `init_registration_wf`.
+    stack, template_b0, template_mask, segments, censored, confounds, confounds_json
+        From `init_segments_wf`.
+    """
+    workflow = pe.Workflow(name=name)
+    from_series = ["n_dummy", "scale", "mean", "b0", "mask", "motion"]
+    from_registration = ["gate", "template2native", "native2template", "t1w2epi"]
+    from_segments = [
+        "stack",
+        "template_b0",
+        "template_mask",
+        "segments",
+        "censored",
+        "confounds",
+        "confounds_json",
+    ]
+    fields = ["template", "t1w_gate", *from_series, *from_registration, *from_segments]
+    inputnode = identity(fields, name="inputnode")
+    quality = pe.Node(SourceQuality(notes=list(notes)), name="quality")
+    table = pe.Node(SegmentTable(), name="segment_table")
+    parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
+    save = save_series(series, bids_dir=bids_dir, output_dir=output_dir, atlas=ATLAS_NAME, has_t1w=has_t1w)
+    judged = ["template", "t1w_gate", "n_dummy", "scale", "mask", "gate", "segments", "censored", "confounds"]
+    saved = [field for field in fields if hasattr(save.inputs, field)]
+    workflow.connect([
+        (inputnode, table, [("segments", "segments")]),
+        (inputnode, parcels, [("stack", "in_file"), ("template_mask", "mask"), ("template", "template")]),
+        (inputnode, quality, [(field, field) for field in judged]),
+        (inputnode, save, [(field, field) for field in saved]),
+        (table, save, [("out_file", "segment_table")]),
+        (parcels, save, [("out_file", "parcels")]),
+        (quality, save, [("out_file", "qc")]),
+    ])  # fmt: skip
+    return workflow
+
+
 def save_series(
     series: Series, *, bids_dir: Path, output_dir: Path, atlas: str, has_t1w: bool, name: str = "save"
 ) -> pe.Node:
@@ -70,7 +144,7 @@ def save_series(
     -------
     Node
         Its inputs: mean, b0, mask, motion, template2native, native2template, t1w2epi, confounds,
-        confounds_json, segment_table, qc, template_stack, template_b0, template_mask, parcels.
+        confounds_json, segment_table, qc, stack, template_b0, template_mask, parcels.
     """
     raw = bids_uri(series.path, bids_dir, RAW)
     atlas_json = {"Description": PARCEL_TEXT, "Atlas": atlas}
@@ -91,8 +165,8 @@ def save_series(
     outputs = [
         _Output("mean", "mean", sidecar=image("mean", in_template=False)),
         _Output("mask", "mask", sidecar=mask(in_template=False)),
-        _Output("mean", "template_stack", True, None, Volumes.FIRST, image("mean", in_template=True)),
-        _Output("segments", "template_stack", True, None, Volumes.REST, image("segments", in_template=True)),
+        _Output("mean", "stack", True, None, Volumes.FIRST, image("mean", in_template=True)),
+        _Output("segments", "stack", True, None, Volumes.REST, image("segments", in_template=True)),
         _Output("mask", "template_mask", True, sidecar=mask(in_template=True)),
         _Output("hmc", "motion", sidecar={"Description": "Head motion, one ITK transform per volume"}),
         _Output("ref2template", "template2native", sidecar={"Description": "ITK displacement field, LPS mm"}),

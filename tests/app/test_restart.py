@@ -1,0 +1,69 @@
+"""The same run twice, in another order, in parallel, and after being killed."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = ("--sloppy", "--n-segments", 3)
+KILLS = 10
+
+
+def test_a_finished_output_is_left_alone(finished, app):
+    cohort, out, work = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    nodes = {path: path.stat().st_mtime_ns for path in work.rglob("result_*.pklz")}
+    run = app(cohort, out, "participant", "-w", work, *OPTIONS)
+    assert run.code == 0, run.text
+    assert "2 done (2 of them by an earlier run)" in run.text
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("result_*.pklz")} == nodes
+
+
+def test_other_settings_are_another_run(finished, app, tmp_path):
+    cohort, out, _ = finished
+    run = app(cohort, out, "participant", "-w", tmp_path, "--sloppy", "--n-segments", 2, "--dry-run")
+    assert run.code == 0
+    assert "2 to run" in run.text
+
+
+def test_voxels_do_not_depend_on_processes_or_order(finished, app, tmp_path, assert_same_images):
+    """One process and the second participant first, against two processes in the usual order."""
+    cohort, out, _ = finished
+    for label in ("02", "01"):
+        run = app(
+            cohort, tmp_path / "out", "participant", "--participant-label", label,
+            "-w", tmp_path / "work", "--nprocs", 1, *OPTIONS,
+        )  # fmt: skip
+        assert run.code == 0, run.text
+    assert_same_images(tmp_path / "out", out)
+
+
+def test_killed_at_random_moments_and_run_again(finished, app, command, tmp_path, assert_same_images):
+    cohort, reference, _ = finished
+    call = command(cohort, tmp_path / "out", "participant", "-w", tmp_path / "work", *OPTIONS)
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(moments.uniform(2, 12))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path in (tmp_path / "out").rglob("*.nii.gz"):
+            if not path.name.startswith("."):
+                assert_readable(path)
+    run = app(cohort, tmp_path / "out", "participant", "-w", tmp_path / "work", *OPTIONS)
+    assert run.code == 0, run.text
+    assert_same_images(tmp_path / "out", reference)
+
+
+def assert_readable(path):
+    np.asanyarray(nib.load(path).dataobj)
