@@ -1,0 +1,56 @@
+"""A worker that dies is a failed node; the rest goes on and the run ends."""
+
+import pytest
+from nipype import config
+from nipype.interfaces.utility import Function
+from nipype.pipeline import engine as pe
+
+from pds_bids.workflows.plugin import make_plugin
+
+
+def die():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write(path):
+    from pathlib import Path
+
+    Path(path).write_text("done")
+    return path
+
+
+def test_a_killed_worker_does_not_hang_the_run(tmp_path):
+    config.set("execution", "poll_sleep_duration", "0.1")
+    workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
+    bad = pe.Node(Function(function=die, output_names=["out"]), name="bad")
+    good = pe.Node(Function(function=write, input_names=["path"], output_names=["out"]), name="good")
+    good.inputs.path = str(tmp_path / "good.txt")
+    workflow.add_nodes([bad, good])
+    events = []
+    plugin, arguments = make_plugin(
+        nprocs=1,
+        memory_gb=1,
+        n_gpu_procs=0,
+        status_callback=lambda node, status: events.append((node.name, status)),
+    )
+    with pytest.raises(Exception, match="worker process died"):
+        workflow.run(plugin=plugin, plugin_args=arguments)
+    assert ("bad", "exception") in events
+    assert ("good", "end") in events
+    assert (tmp_path / "good.txt").read_text() == "done"
+
+
+def test_the_file_of_use_plugin_wins():
+    plugin, arguments = make_plugin(
+        nprocs=4,
+        memory_gb=8,
+        n_gpu_procs=0,
+        status_callback=None,
+        overrides={"plugin": "Linear", "plugin_args": {"n_procs": 1}},
+    )
+    assert plugin == "Linear"
+    assert arguments["n_procs"] == 1
+    assert arguments["memory_gb"] == 8
