@@ -153,3 +153,11 @@ def test_target_weights_sum_to_one():
     weights = target_weights(torch.tensor([1, 0, 1]))
     assert weights.sum(1).tolist() == [1, 1, 1]
     assert weights[1].tolist() == [0, 0.5, 0.5]
+
+
+def test_error_head_does_not_move_the_image(method):
+    """The loss of the error head has no gradient for the maps that make the image."""
+    perturb(method).losses(make_batch())["scale"].backward()
+    gradient = method.network.head.get_parameter("weight").grad
+    assert not gradient[:-3].any()
+    assert gradient[-3:].any()
