@@ -98,6 +98,7 @@ class Synthesize(CommandLine):
 class _SyntheticToNativeInputSpec(BaseInterfaceInputSpec):
     native2template = File(exists=True, mandatory=True, desc="point map from the source's grid")
     mask = File(exists=True, mandatory=True, desc="brain mask of the source, native")
+    template_mask = File(exists=True, mandatory=True, desc="where there is a prediction, model grid")
     mean = File(exists=True, mandatory=True, desc="4D, model grid")
     std = File(exists=True, mandatory=True, desc="4D, model grid")
     b0_mean = File(exists=True, desc="4D, model grid")
@@ -105,6 +106,7 @@ class _SyntheticToNativeInputSpec(BaseInterfaceInputSpec):
 
 
 class _SyntheticToNativeOutputSpec(TraitedSpec):
+    mask = File(desc="where there is a prediction, on the source's grid")
     mean = File(desc="4D on the source's grid")
     std = File(desc="4D on the source's grid")
     b0_mean = File(desc="4D on the source's grid")
@@ -119,7 +121,10 @@ class SyntheticToNative(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         points = load_map(self.inputs.native2template)
-        mask = load(self.inputs.mask)[0] > 0
+        predicted = (load(self.inputs.template_mask)[0] > 0).astype(np.float32)
+        weight = resample(predicted, MODEL_GRID.vox2ras, points.points, order=1)
+        mask = (load(self.inputs.mask)[0] > 0) & (weight > 0.5)
+        self._results["mask"] = save("mask.nii", mask, points.grid.vox2ras)
         for name in ("mean", "std", "b0_mean", "b0_std"):
             source = getattr(self.inputs, name)
             if not source:
@@ -127,8 +132,9 @@ class SyntheticToNative(SimpleInterface):
             volumes, _ = load(source)
             native = np.zeros((*mask.shape, volumes.shape[3]), np.float32)
             for k in range(volumes.shape[3]):
-                native[mask, k] = resample(
-                    np.asarray(volumes[..., k]), MODEL_GRID.vox2ras, points.points[mask], order=1
-                )
+                volume = np.asarray(volumes[..., k])
+                # Beyond the edge of the brain there are zeros, which must not be mixed in.
+                inside = resample(volume, MODEL_GRID.vox2ras, points.points[mask], order=1)
+                native[mask, k] = inside / weight[mask]
             self._results[name] = save(f"{name}.nii", native, points.grid.vox2ras)
         return runtime

@@ -251,7 +251,7 @@ def _add_synthesis(
     )
     report_wf = init_synthetic_report_wf(session, direction, config.output_dir, has_acquired=has_acquired)
     maps = ["mean", "std", "b0_mean", "b0_std"]
-    fields = [*maps, *(f"native_{field}" for field in maps), "metadata", "qc", "parcels"]
+    fields = [*maps, *(f"native_{field}" for field in ["mask", *maps]), "metadata", "qc", "parcels"]
     workflow.connect([
         (synthesis_wf, save, [(f"outputnode.{f}", f) for f in fields if hasattr(save.inputs, f)]),
         (synthesis_wf, report_wf, [("outputnode.mean", "inputnode.mean")]),
@@ -270,13 +270,12 @@ def _connect_synthesis(
     source_wf, target_wf = acquired[direction.source], acquired.get(direction.target)
     save = workflow.get_node(f"save_{direction}")
     report_wf = workflow.get_node(f"{direction}_report_wf")
-    masks = [("template_mask", "mask"), ("mask", "native_mask")]
     handed_on = [("stack", "source"), ("template_b0", "source_b0"), ("template_mask", "mask")]
     handed_on += [("mask", "native_mask"), ("native2template", "native2template")]
     workflow.connect([
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
-        (source_wf, save, [(f"outputnode.{a}", b) for a, b in masks if hasattr(save.inputs, b)]),
+        (source_wf, save, [("outputnode.template_mask", "mask")] if hasattr(save.inputs, "mask") else []),
         (source_wf, report_wf, [("outputnode.stack", "inputnode.source")]),
         (source_wf, report_wf, [("outputnode.template_mask", "inputnode.mask")]),
     ])  # fmt: skip

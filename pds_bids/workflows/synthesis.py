@@ -69,8 +69,8 @@ def init_synthesis_wf(
     -------
     mean, std, b0_mean, b0_std
         4D on the model grid.
-    native_mean, native_std, native_b0_mean, native_b0_std
-        4D on the grid of the source.
+    native_mean, native_std, native_b0_mean, native_b0_std, native_mask
+        4D on the grid of the source, and where there is a prediction.
     metadata
         Model, seeds, device.
     qc
@@ -82,7 +82,7 @@ def init_synthesis_wf(
     maps = ["mean", "std", "b0_mean", "b0_std"]
     inputs = ["source", "source_b0", "mask", "native_mask", "native2template", "template", "channels"]
     inputnode = identity([*inputs, "acquired", "acquired_b0", "acquired_mask"], name="inputnode")
-    native = [f"native_{field}" for field in maps]
+    native = [f"native_{field}" for field in ["mask", *maps]]
     outputnode = identity([*maps, *native, "metadata", "qc", "parcels"], name="outputnode")
 
     synthesize = pe.Node(
@@ -116,6 +116,7 @@ def init_synthesis_wf(
         (sources, synthesize, [("sources", "sources")]),
         (inputnode, synthesize, [("mask", "mask"), ("channels", "template")]),
         (inputnode, to_native, [("native_mask", "mask"), ("native2template", "native2template")]),
+        (inputnode, to_native, [("mask", "template_mask")]),
         (synthesize, to_native, shared),
         (synthesize, parcels, [("mean", "in_file")]),
         (inputnode, parcels, [("mask", "mask"), ("template", "template")]),
@@ -123,7 +124,7 @@ def init_synthesis_wf(
         (inputnode, fidelity, [("source", "source"), ("source_b0", "source_b0"), ("mask", "mask")]),
         (inputnode, fidelity, [("template", "template"), ("channels", "channels")]),
         (synthesize, outputnode, [*shared, ("metadata", "metadata")]),
-        (to_native, outputnode, [(field, f"native_{field}") for field in maps]),
+        (to_native, outputnode, [(field, f"native_{field}") for field in ["mask", *maps]]),
         (parcels, outputnode, [("out_file", "parcels")]),
         (fidelity, outputnode, [("out_file", "qc")]),
     ])  # fmt: skip
