@@ -27,8 +27,9 @@ demo: $(STAMP)
 	$(BIN)/pds-bids-phantom $(DEMO)/data --participants 2 --missing dwi,bold --seed $(SEED)
 	$(BIN)/pds-bids $(DEMO)/data $(DEMO)/out participant -w $(DEMO)/work
 
+# One thread: on two cores a second one gains little, and on a busy machine it spins.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pds_bids.bids.names import output_path
 from pds_bids.imaging.grid import Grid
@@ -112,7 +113,8 @@ def test_itk_field_takes_the_reference_to_the_template(finished):
     )
     theirs = np.asanyarray(moved.dataobj)
     ours = np.asanyarray(written.dataobj)
-    brain = ours > 0
+    # Where the field of view ends, nitransforms mixes in zeros and the app does not.
+    brain = ndimage.binary_erosion(ours > 0, iterations=3)
     assert np.corrcoef(theirs[brain], ours[brain])[0, 1] > 0.95
 
 
