@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
+from nipype.pipeline import engine as pe
+from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from pds_bids.cli.progress import Progress
 from pds_bids.cli.validate import gpu_is_visible
@@ -67,8 +69,7 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
         folder = config.output_dir / "logs" / config.run_uuid
         folder.mkdir(parents=True, exist_ok=True)
         workflow.write_graph(dotfilename=str(folder / "graph.dot"), graph2use="colored", simple_form=True)
-    steps = {name: sum(f".{name}." in f".{node}." for node in workflow.list_node_names()) for name in names}
-    progress = Progress(steps)
+    progress = Progress(_count_steps(workflow, names))
     plugin, arguments = make_plugin(
         nprocs=config.nprocs,
         memory_gb=(config.mem_mb or 0) / 1024,
@@ -86,6 +87,13 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
         progress.close()
     failed = progress.unfinished() if stopped is not None else frozenset()
     return Outcome(failed=failed, executed=progress.executed)
+
+
+def _count_steps(workflow: pe.Workflow, names: list[str]) -> dict[str, int]:
+    """Return how many nodes of each session will run; identity nodes are gone by then."""
+    graph = generate_expanded_graph(workflow._create_flat_graph())
+    paths = [f".{node.fullname}" for node in graph.nodes()]
+    return {name: sum(f".{name}." in path for path in paths) for name in names}
 
 
 def _configure_nipype(config: RunConfig) -> None:

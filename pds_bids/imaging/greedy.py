@@ -5,8 +5,13 @@ repeated. A start is put into the header of the moving image, since the Python b
 only and the file system may be read-only; what greedy then finds is composed with it.
 """
 
+import ctypes
 import io
 import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,9 +160,26 @@ def _run(
         command += " -gm fixed_mask"
     engine = picsl_greedy.Greedy3D()
     log = io.StringIO()
-    engine.execute(f"{command} -V 0 -seed 1 -threads {nthreads}", out=log, err=log, **objects)
+    with _muted():
+        engine.execute(f"{command} -V 0 -seed 1 -threads {nthreads}", out=log, err=log, **objects)
     _LOG.debug("greedy %s: %s", command, log.getvalue())
     return {key: engine[key] for key in outputs}
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Swallow what compiled code prints: the optimiser's notes about line searches, which mean nothing."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        # The C library buffers: without this the notes come out later.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _displacement_ras(warp: sitk.Image) -> np.ndarray:
