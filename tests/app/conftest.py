@@ -81,9 +81,14 @@ def cohort(make_cohort):
 
 @pytest.fixture(scope="session")
 def finished(cohort, app, tmp_path_factory):
-    """The cohort, processed undisturbed: input, output and work folders."""
+    """The cohort, processed undisturbed and without a home folder: input, output and work folders."""
     base = tmp_path_factory.mktemp("finished")
-    run = app(cohort, base / "out", "participant", "-w", base / "work", "--sloppy", "--n-segments", 3)
+    before = {path: path.stat().st_mtime_ns for path in cohort.rglob("*")}
+    run = app(
+        cohort, base / "out", "participant", "-w", base / "work", "--sloppy", "--n-segments", 3,
+        env={"HOME": "/nonexistent"},
+    )  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in cohort.rglob("*")} == before, "the input was written to"
     assert run.code == 0, run.text
     return cohort, base / "out", base / "work"
 
