@@ -19,7 +19,7 @@ from pds_bids.plan import Action, Plan
 from pds_bids.workflows.base import init_pds_bids_wf
 from pds_bids.workflows.plugin import make_plugin
 
-__all__ = ["Outcome", "execute"]
+__all__ = ["Outcome", "execute", "write_graph"]
 
 LOGGER = logging.getLogger("pds_bids.cli")
 
@@ -66,9 +66,7 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
     _configure_nipype(config)
     workflow = init_pds_bids_wf(plan, config)
     if config.write_graph:
-        folder = config.output_dir / "logs" / config.run_uuid
-        folder.mkdir(parents=True, exist_ok=True)
-        workflow.write_graph(dotfilename=str(folder / "graph.dot"), graph2use="colored", simple_form=True)
+        write_graph(workflow, config.output_dir / "logs" / config.run_uuid)
     progress = Progress(_count_steps(workflow, names))
     plugin, arguments = make_plugin(
         nprocs=config.nprocs,
@@ -87,6 +85,15 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
         progress.close()
     failed = progress.unfinished() if stopped is not None else frozenset()
     return Outcome(failed=failed, executed=progress.executed)
+
+
+def write_graph(workflow: pe.Workflow, folder: Path) -> None:
+    """Write the graph as ``graph.dot``, and as a picture where Graphviz is installed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        workflow.write_graph(dotfilename=str(folder / "graph.dot"), graph2use="colored", simple_form=True)
+    except OSError:
+        LOGGER.warning("Graphviz (`dot`) is not installed: %s has the graph, but no picture of it", folder)
 
 
 def _count_steps(workflow: pe.Workflow, names: list[str]) -> dict[str, int]:

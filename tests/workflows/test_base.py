@@ -67,3 +67,14 @@ def test_every_mandatory_input_is_connected_or_set(tmp_path):
             if trait not in connected and not isdefined(getattr(node.inputs, trait)):
                 open_inputs.append(f"{node.fullname}.{trait}")
     assert not open_inputs
+
+
+def test_the_graph_is_written_without_graphviz(tmp_path, monkeypatch):
+    from pds_bids.cli.execute import write_graph
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    plan = make_plan(tmp_path / "data", [Modality.BOLD], with_t1w=False, directions=(Direction.BOLD2DWI,))
+    config = RunConfig(bids_dir=tmp_path / "data", output_dir=tmp_path / "out", work_dir=tmp_path / "work")
+    write_graph(init_pds_bids_wf(plan, config), tmp_path / "graph")
+    assert "synthesize" in (tmp_path / "graph" / "graph.dot").read_text()
