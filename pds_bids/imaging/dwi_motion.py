@@ -18,7 +18,7 @@ from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.dwi import GradientTable
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.realign import realigned_mean
-from pds_bids.imaging.rigid import HeadMotion, grid_centre
+from pds_bids.imaging.rigid import POSE_DECIMALS, HeadMotion, grid_centre
 from pds_bids.imaging.series import Series, volume_blocks
 
 if TYPE_CHECKING:
@@ -83,6 +83,21 @@ def estimate_dwi_motion(
     GeometryError
         If the table is not of the length of the series.
     """
+    import SimpleITK as sitk
+
+    # The registration has its own setting, but its metric and filters follow the global one, and sums over
+    # threads differ in their last bits.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        return _estimate(series, vox2ras, table, is_sloppy=is_sloppy, seed=seed)
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def _estimate(
+    series: Series, vox2ras: np.ndarray, table: GradientTable, *, is_sloppy: bool, seed: int
+) -> HeadMotion:
     if series.shape[3] != len(table.bvals):
         raise GeometryError(
             f"{series.shape[3]} volumes != {len(table.bvals)} b-values: give the table of the series"
@@ -98,7 +113,7 @@ def estimate_dwi_motion(
         mean = _align_group(series, vox2ras, shell.volumes, poses, schedules, seed)
         b02shell = _Aligner(b0_mean, vox2ras, seed).align(mean, b02shell, ACROSS)
         poses[list(shell.volumes)] = poses[list(shell.volumes)] @ b02shell
-    return HeadMotion(poses, grid_centre(Grid(b0_mean.shape, vox2ras)))
+    return HeadMotion(np.round(poses, POSE_DECIMALS), grid_centre(Grid(b0_mean.shape, vox2ras)))
 
 
 def _align_group(

@@ -21,7 +21,13 @@ from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.dwi_motion import estimate_dwi_motion
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.realign import realigned_mean, realigned_timeseries, segment_means
-from pds_bids.imaging.rigid import HeadMotion, grid_centre, matrices_to_parameters, parameters_to_matrices
+from pds_bids.imaging.rigid import (
+    POSE_DECIMALS,
+    HeadMotion,
+    grid_centre,
+    matrices_to_parameters,
+    parameters_to_matrices,
+)
 from pds_bids.imaging.series import Series, volume_blocks
 
 if TYPE_CHECKING:
@@ -109,7 +115,7 @@ def estimate_motion(
             raise GeometryError(f"{name} {image.shape} != volumes {grid.shape}: give it on the same grid")
     targets = [_Target(reference, mask, grid, level, device) for level in LEVELS]
     poses = _align(series, targets, device)
-    return HeadMotion(poses, grid_centre(grid))
+    return HeadMotion(np.round(poses, POSE_DECIMALS), grid_centre(grid))
 
 
 class _Target:

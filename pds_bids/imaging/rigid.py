@@ -7,7 +7,11 @@ from scipy.spatial.transform import Rotation
 
 from pds_bids.imaging.grid import Grid, apply_affine
 
-__all__ = ["HeadMotion", "grid_centre", "matrices_to_parameters", "parameters_to_matrices"]
+__all__ = ["POSE_DECIMALS", "HeadMotion", "grid_centre", "matrices_to_parameters", "parameters_to_matrices"]
+
+# Estimates are rounded to this many decimals (mm, and entries of rotations): sums in another order differ by
+# 1e-14, which would flip the last bit of a voxel here and there from one run to the next.
+POSE_DECIMALS = 9
 
 
 @dataclass(frozen=True, eq=False)
