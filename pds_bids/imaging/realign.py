@@ -1,11 +1,13 @@
 """Resample each volume of a series once, and average as it streams by."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from pds_bids.exceptions import DataError, GeometryError
+from pds_bids.imaging.distortion import Distortion
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.series import Series, volume_blocks
 
@@ -20,6 +22,8 @@ def segment_means(
     points: np.ndarray,
     bias: np.ndarray | None = None,
     order: int = 3,
+    *,
+    distortion: Distortion | None = None,
 ) -> np.ndarray:
     """Average each segment at given points, with one interpolation per volume from the acquired grid.
 
@@ -40,6 +44,9 @@ def segment_means(
         coil, so it does not move with the head.
     order : int
         Spline order.
+    distortion : Distortion, optional
+        Off-resonance at the reference, one entry per volume: every volume is sampled where the field has
+        displaced each point, and its signal is rescaled by how much the field squeezes it there.
 
     Returns
     -------
@@ -63,7 +70,8 @@ def segment_means(
     total = np.zeros((len(segments), len(flat)))
     count = np.zeros((len(segments), len(flat)), dtype=np.int32)
     wanted = np.flatnonzero(member.any(0)).tolist()
-    for k, values, inside in _resampled(series, vox2ras, ref2volume, wanted, flat, bias, order):
+    source = _Source(series, vox2ras, ref2volume, bias, distortion)
+    for k, values, inside in _resampled(source, wanted, flat, order):
         for number in np.flatnonzero(member[:, k]).tolist():
             total[number] += values
             count[number] += inside
@@ -78,12 +86,14 @@ def realigned_mean(
     volumes: Sequence[int] | None = None,
     bias: np.ndarray | None = None,
     order: int = 3,
+    *,
+    distortion: Distortion | None = None,
 ) -> np.ndarray:
     """Average volumes on their own grid, in the position of the reference.
 
     Parameters
     ----------
-    series, vox2ras, ref2volume, bias, order
+    series, vox2ras, ref2volume, bias, order, distortion
         As in `segment_means`.
     volumes : sequence of int, optional
         Which volumes; all of them when omitted.
@@ -102,7 +112,9 @@ def realigned_mean(
     """
     points = Grid(_volume_shape(series), vox2ras).points()
     chosen = range(series.shape[3]) if volumes is None else volumes
-    return segment_means(series, vox2ras, ref2volume, [chosen], points, bias, order)[0]
+    return segment_means(
+        series, vox2ras, ref2volume, [chosen], points, bias, order, distortion=distortion
+    )[0]
 
 
 def realigned_timeseries(
@@ -111,12 +123,14 @@ def realigned_timeseries(
     ref2volume: np.ndarray,
     points: np.ndarray,
     order: int = 3,
+    *,
+    distortion: Distortion | None = None,
 ) -> np.ndarray:
     """Follow points of the reference through the series.
 
     Parameters
     ----------
-    series, vox2ras, ref2volume, order
+    series, vox2ras, ref2volume, order, distortion
         As in `segment_means`.
     points : ndarray
         ``(V, 3)`` RAS+ mm in the space of the reference, for example ``grid.points()[mask]``.
@@ -134,44 +148,62 @@ def realigned_timeseries(
     n_volumes = series.shape[3]
     timeseries = np.empty((len(points), n_volumes), dtype=np.float32)
     volumes = list(range(n_volumes))
-    for k, values, _ in _resampled(
-        series, vox2ras, ref2volume, volumes, points, None, order, is_bounded=False
-    ):
+    source = _Source(series, vox2ras, ref2volume, None, distortion)
+    for k, values, _ in _resampled(source, volumes, points, order, is_bounded=False):
         timeseries[:, k] = values
     return timeseries
 
 
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """What a series is resampled from; parameters as in `segment_means`."""
+
+    series: Series
+    vox2ras: np.ndarray
+    ref2volume: np.ndarray
+    bias: np.ndarray | None
+    distortion: Distortion | None
+
+    def __post_init__(self) -> None:
+        shape, n_volumes = _volume_shape(self.series), self.series.shape[3]
+        if np.shape(self.ref2volume) != (n_volumes, 4, 4):
+            raise GeometryError(
+                f"motion of shape {np.shape(self.ref2volume)} for a series of {n_volumes} volumes: "
+                "expected one 4 x 4 matrix each"
+            )
+        if self.bias is not None and self.bias.shape != shape:
+            raise GeometryError(
+                f"bias field {self.bias.shape} on a series with volumes {shape}: expected the same grid"
+            )
+        if self.distortion is not None and self.distortion.axes.size != n_volumes:
+            raise GeometryError(
+                f"distortion of {self.distortion.axes.size} volumes for a series of {n_volumes}"
+            )
+
+
 def _resampled(
-    series: Series,
-    vox2ras: np.ndarray,
-    ref2volume: np.ndarray,
+    source: _Source,
     volumes: Sequence[int],
     points: np.ndarray,
-    bias: np.ndarray | None,
     order: int,
     *,
     is_bounded: bool = True,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield the number, the values at the points, and which points are in view, of each volume in turn."""
-    shape = _volume_shape(series)
-    if np.shape(ref2volume) != (series.shape[3], 4, 4):
-        raise GeometryError(
-            f"motion of shape {np.shape(ref2volume)} for a series of {series.shape[3]} volumes: "
-            "expected one 4 x 4 matrix each"
-        )
-    if bias is not None and bias.shape != shape:
-        raise GeometryError(
-            f"bias field {bias.shape} on a series with volumes {shape}: expected the same grid"
-        )
-    ras2vox = np.linalg.inv(np.asarray(vox2ras, float))
-    limit = np.asarray(shape)[:, None] - 0.5
+    ras2vox = np.linalg.inv(np.asarray(source.vox2ras, float))
+    limit = np.asarray(_volume_shape(source.series))[:, None] - 0.5
     columns = np.ascontiguousarray(np.asarray(points, dtype=np.float64).T)
-    for numbers, block in volume_blocks(series, volumes):
+    field = None if source.distortion is None else source.distortion.at(columns.T, source.vox2ras)
+    for numbers, block in volume_blocks(source.series, volumes):
         for position, k in enumerate(numbers.tolist()):
-            volume = block[..., position] if bias is None else block[..., position] / bias
-            ref2index = ras2vox @ ref2volume[k]
+            volume = block[..., position] if source.bias is None else block[..., position] / source.bias
+            ref2index = ras2vox @ source.ref2volume[k]
             index = ref2index[:3, :3] @ columns + ref2index[:3, 3:]
+            if field is not None:
+                index = field.move(index, k)
             values = _interpolate(volume, index, order)
+            if field is not None:
+                values *= field.density(k)
             inside = ((index >= -0.5) & (index <= limit)).all(0)
             if is_bounded:
                 values = np.where(inside, values, np.float32(0))

@@ -10,9 +10,19 @@ import nibabel as nib
 import numpy as np
 
 from pds_bids.exceptions import DataError, GeometryError
+from pds_bids.imaging.distortion import Distortion
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, to_ras
 
-__all__ = ["load", "load_map", "open_series", "save", "save_map", "stored_affine"]
+__all__ = [
+    "load",
+    "load_distortion",
+    "load_map",
+    "open_series",
+    "save",
+    "save_distortion",
+    "save_map",
+    "stored_affine",
+]
 
 # A qform cannot hold the shear of a tilted gantry, and both are stored in float32.
 LARGEST_FORM_DISTANCE_MM = 5.0
@@ -85,6 +95,28 @@ def load_map(path: str | Path) -> PointMap:
     with np.load(path, allow_pickle=False) as stored:
         points = stored["points"]
         return PointMap(Grid(points.shape[:3], stored["vox2ras"]), points)
+
+
+def save_distortion(name: str, distortion: Distortion) -> str:
+    """Write a distortion to `name` (``.npz``) in the working directory and return its absolute path."""
+    path = Path.cwd() / name
+    np.savez(
+        path,
+        hz=distortion.hz,
+        vox2ras=distortion.grid.vox2ras,
+        axes=distortion.axes,
+        readout_s=distortion.readout_s,
+    )
+    return str(path)
+
+
+def load_distortion(path: str | Path | None) -> Distortion | None:
+    """Read a distortion written by `save_distortion`; None when no path is given."""
+    if not path:
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        grid = Grid(stored["hz"].shape, stored["vox2ras"])
+        return Distortion(stored["hz"], grid, stored["axes"], stored["readout_s"])
 
 
 def stored_affine(path: str | Path) -> tuple[np.ndarray, tuple[int, ...]]:
