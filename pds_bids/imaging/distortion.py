@@ -74,8 +74,8 @@ def phase_encoding(metadata: Mapping[str, Any], vox2ras: np.ndarray) -> PhaseEnc
     is_number = isinstance(readout_s, (int, float)) and np.isfinite(readout_s) and readout_s > 0
     if direction not in ("i", "i-", "j", "j-", "k", "k-") or not is_number:
         raise DataError(
-            f"PhaseEncodingDirection {direction!r} and TotalReadoutTime {readout_s!r}: expected i, j or k with "
-            "or without a minus, and seconds above 0; correct the sidecar"
+            f"PhaseEncodingDirection {direction!r} and TotalReadoutTime {readout_s!r}: expected i, j or k, "
+            "with or without a minus, and seconds above 0; correct the sidecar"
         )
     to, sign = nib.io_orientation(vox2ras)["ijk".index(direction[0])]
     backwards = -1 if direction.endswith("-") else 1

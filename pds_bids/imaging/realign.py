@@ -112,9 +112,7 @@ def realigned_mean(
     """
     points = Grid(_volume_shape(series), vox2ras).points()
     chosen = range(series.shape[3]) if volumes is None else volumes
-    return segment_means(
-        series, vox2ras, ref2volume, [chosen], points, bias, order, distortion=distortion
-    )[0]
+    return segment_means(series, vox2ras, ref2volume, [chosen], points, bias, order, distortion=distortion)[0]
 
 
 def realigned_timeseries(
