@@ -18,15 +18,21 @@ from pds_bids import __version__
 from pds_bids.exceptions import UsageError
 
 __all__ = [
+    "DERIVATIVES",
     "METHODS",
     "NATIVE_SPACE",
     "OUTPUT_SPACES",
     "TEMPLATE_SPACE",
     "AnalysisLevel",
+    "DenoiseMethod",
     "Device",
+    "EchoCombination",
+    "Ignore",
     "RunConfig",
+    "Runs",
     "SegmentScheme",
     "Synthesize",
+    "UnringingMethod",
     "available_cpus",
     "available_memory_mb",
     "options_from_toml",
@@ -37,6 +43,8 @@ NATIVE_SPACE = "native"
 # The networks run on one grid of the template; another resolution would be interpolated twice.
 OUTPUT_SPACES = (TEMPLATE_SPACE, NATIVE_SPACE)
 METHODS = ("unet",)
+# Packages whose outputs can replace steps of the preprocessing.
+DERIVATIVES = ("fmriprep", "qsiprep")
 
 # More threads than this in one process cost more in waiting than they gain.
 MAX_OMP_NTHREADS = 8
@@ -70,6 +78,43 @@ class SegmentScheme(StrEnum):
 
     BALANCED = "balanced"
     CONTIGUOUS = "contiguous"
+
+
+class Runs(StrEnum):
+    """What happens when a session has several runs of a modality."""
+
+    ONE = "one"
+    AVERAGE = "average"
+    SEPARATE = "separate"
+
+
+class EchoCombination(StrEnum):
+    """What is made of the echoes of a multi-echo BOLD series."""
+
+    T2STAR = "t2star"
+    MEAN = "mean"
+    ONE = "one"
+
+
+class DenoiseMethod(StrEnum):
+    """How noise is removed from a diffusion series before anything else."""
+
+    NONE = "none"
+    MPPCA = "mppca"
+    PATCH2SELF = "patch2self"
+
+
+class UnringingMethod(StrEnum):
+    """How Gibbs ringing is removed from a diffusion series."""
+
+    NONE = "none"
+    GIBBS = "gibbs"
+
+
+class Ignore(StrEnum):
+    """What of a dataset is not used although it is there."""
+
+    FIELDMAPS = "fieldmaps"
 
 
 def available_cpus() -> int:
@@ -109,6 +154,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "fd_spike_threshold",
         "n_segments",
         "segment_scheme",
+        "runs",
+        "combine_echoes",
+        "denoise_method",
+        "unringing_method",
+        "ignore",
         "sloppy",
     ),
     "model": ("method", "model_dir", "device"),
@@ -121,6 +171,12 @@ IMAGE_OPTIONS = (
     "fd_spike_threshold",
     "n_segments",
     "segment_scheme",
+    "runs",
+    "combine_echoes",
+    "denoise_method",
+    "unringing_method",
+    "ignore",
+    "derivatives",
     "sloppy",
     "method",
     "model_dir",
@@ -150,6 +206,8 @@ class RunConfig:
         JSON file of PyBIDS filters for ``bold``, ``dwi`` and ``t1w``.
     bids_database_dir : Path or None
         Where the index of the dataset is kept between runs.
+    derivatives : tuple of str
+        ``PACKAGE=PATH``: outputs that replace steps of the preprocessing; packages out of `DERIVATIVES`.
     skip_bids_validation : bool
         Do not run the BIDS validator.
     reports_only, boilerplate_only, dry_run : bool
@@ -174,6 +232,16 @@ class RunConfig:
         How many segments the time or gradient axis is cut into.
     segment_scheme : SegmentScheme
         How gradient directions are dealt out to segments.
+    runs : Runs
+        Several runs of a modality in a session: use the longest one, all as one series, or each on its own.
+    combine_echoes : EchoCombination
+        Multi-echo BOLD: weighted by T2*, plain mean, or one echo.
+    denoise_method : DenoiseMethod
+        For diffusion series.
+    unringing_method : UnringingMethod
+        For diffusion series.
+    ignore : tuple of Ignore
+        What is not used although it is there.
     method : str
         Out of `METHODS`.
     model_dir : Path or None
@@ -213,6 +281,7 @@ class RunConfig:
     task_id: tuple[str, ...] = ()
     bids_filter_file: Path | None = None
     bids_database_dir: Path | None = None
+    derivatives: tuple[str, ...] = ()
     skip_bids_validation: bool = False
     reports_only: bool = False
     boilerplate_only: bool = False
@@ -232,6 +301,11 @@ class RunConfig:
     fd_spike_threshold: float = 0.5
     n_segments: int = 10
     segment_scheme: SegmentScheme = SegmentScheme.BALANCED
+    runs: Runs = Runs.ONE
+    combine_echoes: EchoCombination = EchoCombination.T2STAR
+    denoise_method: DenoiseMethod = DenoiseMethod.NONE
+    unringing_method: UnringingMethod = UnringingMethod.NONE
+    ignore: tuple[Ignore, ...] = ()
     sloppy: bool = False
 
     method: str = METHODS[0]
@@ -249,6 +323,7 @@ class RunConfig:
         for name, hint in get_type_hints(type(self)).items():
             object.__setattr__(self, name, _coerce(name, getattr(self, name), hint))
         object.__setattr__(self, "output_spaces", _normalise_spaces(self.output_spaces))
+        object.__setattr__(self, "derivatives", _normalise_derivatives(self.derivatives))
         self._check_numbers()
         self._check_folders()
         if self.method not in METHODS:
@@ -287,6 +362,11 @@ class RunConfig:
                 f"the output folder {self.output_dir} is inside the work folder {self.work_dir}, which "
                 "--clean-workdir deletes; name a work folder elsewhere with -w/--work-dir"
             )
+
+    def derivatives_dirs(self) -> dict[str, Path]:
+        """Return the folders of ``--derivatives`` by package."""
+        pairs = (item.split("=", 1) for item in self.derivatives)
+        return {package: Path(folder) for package, folder in pairs}
 
     def fingerprint(self) -> str:
         """Return a short hash of the options that change images.
@@ -369,6 +449,24 @@ def _normalise_spaces(spaces: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(space for space in OUTPUT_SPACES if space in asked)
 
 
+def _normalise_derivatives(items: tuple[str, ...]) -> tuple[str, ...]:
+    """Check ``PACKAGE=PATH`` pairs and make their paths absolute."""
+    folders: dict[str, Path] = {}
+    for item in items:
+        package, equals, folder = item.partition("=")
+        if not equals or not folder or package not in DERIVATIVES:
+            raise UsageError(
+                f"--derivatives {item!r}: expected PACKAGE=PATH with one of the packages "
+                f"{', '.join(DERIVATIVES)}, for example fmriprep=/data/derivatives/fmriprep"
+            )
+        if package in folders:
+            raise UsageError(f"--derivatives names {package} twice; give one folder per package")
+        folders[package] = Path(folder).expanduser().resolve()
+        if not folders[package].is_dir():
+            raise UsageError(f"--derivatives {item!r}: there is no folder {folders[package]}")
+    return tuple(f"{package}={folder}" for package, folder in sorted(folders.items()))
+
+
 def _coerce(name: str, value: Any, hint: Any) -> Any:
     """Convert a value from the command line or from TOML to the type of its field."""
     if get_origin(hint) is UnionType:
@@ -380,12 +478,13 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     try:
         if get_origin(hint) is tuple:
             items = (value,) if isinstance(value, str) else value
-            return tuple(str(item) for item in items)
+            return tuple(get_args(hint)[0](item) for item in items)
         if hint is Path:
             return Path(value).expanduser().resolve()
         return hint(value)
     except (TypeError, ValueError) as error:
-        expected = f"choose from: {', '.join(hint)}" if issubclass(hint, StrEnum) else f"expected {hint}"
+        kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        expected = f"choose from: {', '.join(kind)}" if issubclass(kind, StrEnum) else f"expected {kind}"
         raise UsageError(f"{_flag(name)} is {value!r}; {expected}") from error
 
 

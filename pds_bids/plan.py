@@ -5,16 +5,18 @@ import logging
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType, UnionType
+from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
-from pds_bids.bids.collect import Choice, Series, choose_anatomy, choose_series
+from pds_bids.bids.collect import Choice, Reading, choose_anatomy, choose_series
 from pds_bids.bids.layout import DatasetFiles, check_dataset, find_files, index_dataset, select_participants
 from pds_bids.bids.metadata import parse_entities
+from pds_bids.bids.series import Series
 from pds_bids.bids.write import write_text
-from pds_bids.config import RunConfig, Synthesize
+from pds_bids.config import Ignore, RunConfig, Synthesize
 from pds_bids.exceptions import NothingSelectedError
 from pds_bids.modalities import Direction, Modality
 
@@ -75,8 +77,11 @@ class SessionPlan:
 
     @property
     def label(self) -> str:
-        """Name for messages: ``sub-01 ses-1``."""
-        return f"sub-{self.participant}" + (f" ses-{self.session}" if self.session else "")
+        """Name for messages: ``sub-01 ses-1``, with ``run-2`` where runs are kept apart."""
+        parts = self.entities
+        for direction in self.directions:
+            parts |= self.entities_of(direction)
+        return " ".join(f"{key}-{value}" for key, value in parts.items())
 
     @property
     def name(self) -> str:
@@ -88,13 +93,19 @@ class SessionPlan:
         """Entities of outputs that belong to the session as a whole."""
         return {"sub": self.participant} | ({"ses": self.session} if self.session else {})
 
+    def entities_of(self, direction: Direction) -> dict[str, str]:
+        """Entities of what is synthesised: those of the session, and what tells its source from others."""
+        source = self.series(direction.source)
+        return self.entities | (source.distinct if source is not None else {})
+
     def series(self, modality: Modality) -> Series | None:
         """Return the series of one modality."""
         return self.bold if modality is Modality.BOLD else self.dwi
 
     def sources(self) -> tuple[Path, ...]:
         """Return the files that are read, for provenance."""
-        paths = [series.path for series in (self.bold, self.dwi) if series is not None]
+        acquired = (self.bold, self.dwi)
+        paths = [path for series in acquired if series is not None for path in series.files()]
         return (*paths, *([self.t1w] if self.t1w else []))
 
 
@@ -158,7 +169,7 @@ class Plan:
             content["dataset"],
             Path(content["bids_dir"]),
             Synthesize(content["synthesize"]),
-            tuple(_session_from_dict(session) for session in content["sessions"]),
+            tuple(_restored(session, SessionPlan) for session in content["sessions"]),
             tuple(content["problems"]),
         )
 
@@ -234,18 +245,30 @@ def _plan_participant(label: str, files: DatasetFiles, config: RunConfig) -> lis
     if not sessions:
         asked = " of the sessions asked for" if config.session_label else ""
         return [SessionPlan(label, reason=f"no BOLD, DWI or T1w image{asked}")]
-    return [_plan_session(label, session, files, config) for session in sessions]
+    return [own for session in sessions for own in _apart(*_plan_session(label, session, files, config))]
+
+
+def _apart(planned: SessionPlan, choices: dict[Modality, Choice]) -> list[SessionPlan]:
+    """Return the plan of a session, and one for every further series that is read on its own."""
+    plans = [planned]
+    for direction in planned.directions:
+        for series in choices[direction.source].apart:
+            own = {"bold": planned.bold, "dwi": planned.dwi} | {str(direction.source): series}
+            plans.append(replace(planned, bold=own["bold"], dwi=own["dwi"], directions=(direction,)))
+    return plans
 
 
 def _plan_session(
     participant: str, session: str | None, files: DatasetFiles, config: RunConfig
-) -> SessionPlan:
+) -> tuple[SessionPlan, dict[Modality, Choice]]:
+    reading = Reading(config.runs, config.combine_echoes, Ignore.FIELDMAPS not in config.ignore)
     choices = {
         modality: choose_series(
             modality,
             files.of_session(modality, session),
             config.bids_dir,
             files.selected.__contains__,
+            reading,
         )
         for modality in Modality
     }
@@ -258,7 +281,7 @@ def _plan_session(
         for path in files.of_session("fmap", session)
     ]
     directions, action, reason = _decide(choices, config.synthesize)
-    return SessionPlan(
+    planned = SessionPlan(
         participant,
         session,
         choices[Modality.BOLD].series,
@@ -271,6 +294,7 @@ def _plan_session(
         reason,
         _notes(choices, directions, session, t1w),
     )
+    return planned, choices
 
 
 def _decide(
@@ -329,25 +353,21 @@ def _notes(
     return tuple(notes)
 
 
-def _session_from_dict(content: dict[str, Any]) -> SessionPlan:
-    """Return a session from its JSON form."""
-
-    def series(value: dict[str, Any] | None) -> Series | None:
-        if value is None:
-            return None
-        paths = {key: Path(value[key]) if value[key] else None for key in ("path", "bval", "bvec")}
-        return Series(**{**value, **paths, "modality": Modality(value["modality"])})
-
-    typed = {
-        "bold": series(content["bold"]),
-        "dwi": series(content["dwi"]),
-        "t1w": Path(content["t1w"]) if content["t1w"] else None,
-        "directions": tuple(map(Direction, content["directions"])),
-        "not_used": tuple((Path(path), reason) for path, reason in content["not_used"]),
-        "action": Action(content["action"]),
-        "notes": tuple(content["notes"]),
-    }
-    return SessionPlan(**{**content, **typed})
+def _restored(value: Any, hint: Any) -> Any:
+    """Turn what `json` gives back into the type of a field: dataclasses, tuples, paths, members of enums."""
+    if get_origin(hint) is UnionType:
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        return None if value is None else _restored(value, kinds[0])
+    if get_origin(hint) is tuple:
+        each = get_args(hint)
+        each = each[:1] * len(value) if each[-1] is Ellipsis else each
+        return tuple(_restored(item, kind) for item, kind in zip(value, each, strict=True))
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return cast(Any, hint)(**{name: _restored(item, hints[name]) for name, item in value.items()})
+    if isinstance(hint, type) and issubclass(hint, (Path, StrEnum)):
+        return hint(value)
+    return value
 
 
 def _render(plan: Plan) -> str:
@@ -391,4 +411,4 @@ def _cell(session: SessionPlan, modality: Modality) -> str:
     if series is None:
         is_there = any(path.name.split(".")[0].endswith(f"_{modality}") for path, _ in session.not_used)
         return "not read" if is_there else "-"
-    return f"{series.label} ({series.n_volumes} vol.)".strip()
+    return f"{series.label} ({series.total_volumes} vol.)".strip()

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from pds_bids.bids.collect import Series
@@ -9,7 +11,16 @@ from pds_bids.exceptions import InvalidBIDSError, NothingSelectedError, UsageErr
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import COMPLETE, Action, Plan, SessionPlan, make_plan
 
-SKELETONS = ["one_missing", "sessions", "several_series", "multi_echo", "inheritance", "annex", "broken"]
+SKELETONS = [
+    "one_missing",
+    "sessions",
+    "several_series",
+    "multi_echo",
+    "runs",
+    "inheritance",
+    "annex",
+    "broken",
+]
 
 
 def plan_of(root: Path, **options) -> Plan:
@@ -225,6 +236,72 @@ def test_absent_task_is_named_with_those_that_exist(make_skeleton):
     root, _ = make_skeleton("several_series")
     with pytest.raises(NothingSelectedError, match=r"no BOLD series of task faces; .* have: nback, rest"):
         plan_of(root, task_id=["faces"])
+
+
+def test_runs_of_one_task_are_averaged_on_request(make_skeleton):
+    root, _ = make_skeleton("runs")
+    plan = plan_of(root, runs="average")
+    bold = by_label(plan)["sub-01"].bold
+    assert [run.path.name[:22] for run in bold.runs] == ["sub-01_task-rest_run-2", "sub-01_task-rest_run-1"]
+    assert (bold.total_volumes, bold.entities) == (30, {"sub": "01", "task": "rest"})
+    not_used = {path.name: reason for path, reason in by_label(plan)["sub-01"].not_used}
+    assert "differs in task-" in not_used["sub-01_task-nback_bold.nii.gz"]
+    check_json_and_table(plan, root.parent / "plan.json")
+
+
+def test_runs_on_another_grid_are_not_averaged(make_skeleton):
+    root, _ = make_skeleton("runs")
+    path = root / "sub-01/func/sub-01_task-rest_run-1_bold.nii.gz"
+    image = nib.load(path)
+    nib.Nifti1Image(np.asarray(image.dataobj), np.diag([4.0, 4, 4, 1])).to_filename(path)
+    session = by_label(plan_of(root, runs="average"))["sub-01"]
+    assert session.bold.joined == ()
+    assert "is not on the grid of sub-01_task-rest_run-2" in dict(session.not_used)[path]
+
+
+def test_runs_are_kept_apart_on_request(make_skeleton):
+    root, _ = make_skeleton("runs")
+    plan = plan_of(root, runs="separate", participant_label=["01", "02"])
+    sessions = by_label(plan)
+    assert list(sessions) == [
+        "sub-01 task-rest run-2",
+        "sub-01 task-nback",
+        "sub-01 task-rest run-1",
+        "sub-02 dir-AP",
+        "sub-02 dir-PA",
+    ]
+    assert len({session.name for session in plan.sessions}) == 5
+    entities = sessions["sub-01 task-rest run-1"].entities_of(Direction.BOLD2DWI)
+    assert entities == {"sub": "01", "task": "rest", "run": "1"}
+    assert all(session.dwi.joined == () for session in plan.sessions if session.dwi)
+    check_json_and_table(plan, root.parent / "plan.json")
+
+
+def test_directions_are_not_paired_when_fieldmaps_are_ignored(make_skeleton):
+    root, _ = make_skeleton("runs")
+    session = by_label(plan_of(root, ignore=["fieldmaps"]))["sub-02"]
+    assert session.dwi.joined == ()
+    assert session.dwi.entities == {"sub": "02", "dir": "AP"}
+
+
+def test_pair_of_directions_loses_its_direction(make_skeleton):
+    root, _ = make_skeleton("runs")
+    dwi = by_label(plan_of(root))["sub-02"].dwi
+    assert dwi.entities == {"sub": "02"}
+    assert [path.name for path in dwi.files()] == [
+        f"sub-02_dir-{d}_dwi.{extension}" for extension, d in
+        [("nii.gz", "AP"), ("nii.gz", "PA"), ("bval", "AP"), ("bvec", "AP"), ("bval", "PA"), ("bvec", "PA")]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("combination", ["mean", "one"])
+def test_echoes_as_asked_for(make_skeleton, combination):
+    root, _ = make_skeleton("multi_echo")
+    session = by_label(plan_of(root, combine_echoes=combination))["sub-01"]
+    times = [echo.metadata["EchoTime"] for echo in session.bold.echoes]
+    assert times == ([0.012, 0.028, 0.045] if combination == "mean" else [])
+    assert ("echo" in session.bold.entities) == (combination == "one")
+    assert len(session.not_used) == (0 if combination == "mean" else 2)
 
 
 def write_filter(root: Path, content) -> Path:

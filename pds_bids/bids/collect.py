@@ -3,62 +3,28 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from pds_bids.bids.metadata import missing_content, nearest_file, parse_entities, read_metadata
+from pds_bids.bids.runs import join_echoes, join_runs, keep_apart
+from pds_bids.bids.series import Series
+from pds_bids.config import EchoCombination, Runs
 from pds_bids.exceptions import DataError
 from pds_bids.modalities import Modality
 
-__all__ = ["Choice", "Series", "choose_anatomy", "choose_series"]
+__all__ = ["Choice", "Reading", "Series", "choose_anatomy", "choose_series"]
 
 NotUsed = tuple[tuple[Path, str], ...]
 
-# Echo time of the strongest BOLD contrast, about T2* of grey matter, by field strength in tesla.
-BEST_ECHO_TIME_S = {1.5: 0.045, 3.0: 0.030, 7.0: 0.025}
 # b-values up to this count as b = 0, as in QSIPrep.
 B0_MAX_S_MM2 = 100
 HOW_TO_CHOOSE = {
     Modality.BOLD: "choose with --task-id or --bids-filter-file",
     Modality.DWI: "choose with --bids-filter-file",
 }
-
-
-@dataclass(frozen=True)
-class Series:
-    """An acquired series that is read.
-
-    Parameters
-    ----------
-    modality : Modality
-        BOLD or DWI.
-    path : Path
-        NIfTI file.
-    metadata : dict
-        Sidecar with what it inherits.
-    entities : dict of str
-        Entities of the file name, short keys, in BIDS order: ``{"sub": "01", "task": "rest"}``.
-    bval, bvec : Path or None
-        Gradient table of a DWI series, possibly inherited.
-    n_volumes : int
-        Length of the fourth axis.
-    """
-
-    modality: Modality
-    path: Path
-    metadata: dict[str, Any]
-    entities: dict[str, str]
-    bval: Path | None = None
-    bvec: Path | None = None
-    n_volumes: int = 0
-
-    @property
-    def label(self) -> str:
-        """Name without participant and session, for tables: ``task-rest run-1``."""
-        return " ".join(f"{key}-{value}" for key, value in self.entities.items() if key not in ("sub", "ses"))
 
 
 @dataclass(frozen=True)
@@ -69,6 +35,8 @@ class Choice:
     ----------
     series : Series or None
         What is read; None when there is nothing, or nothing usable.
+    apart : tuple of Series
+        Further series that are each read on their own.
     problem : str
         Why none of the files can be used; empty when there is none or the filters leave none.
     is_acquired : bool
@@ -80,10 +48,31 @@ class Choice:
     """
 
     series: Series | None = None
+    apart: tuple[Series, ...] = ()
     problem: str = ""
     is_acquired: bool = False
     not_used: NotUsed = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How several files of one modality in one session are read.
+
+    Parameters
+    ----------
+    runs : Runs
+        The longest one, all that differ in ``run-`` only as one series, or each on its own.
+    combine_echoes : EchoCombination
+        What is made of echoes.
+    pairs_directions : bool
+        DWI: whether a series of the opposite phase-encoding direction is joined, which makes sense only when
+        distortion is corrected.
+    """
+
+    runs: Runs = Runs.ONE
+    combine_echoes: EchoCombination = EchoCombination.T2STAR
+    pairs_directions: bool = True
 
 
 def choose_series(
@@ -91,11 +80,12 @@ def choose_series(
     files: Iterable[Path],
     root: Path,
     is_selected: Callable[[Path], bool] = lambda _: True,
+    reading: Reading | None = None,
 ) -> Choice:
     """Choose the series of one modality in one session.
 
-    The usable series with the most volumes wins, ties go to the first in name order; of a multi-echo run
-    the echo nearest to the echo time of strongest BOLD contrast is read.
+    The usable run with the most volumes wins, ties go to the first in name order. What else is read with it,
+    `reading` says.
 
     Parameters
     ----------
@@ -107,22 +97,49 @@ def choose_series(
         Folder of the dataset.
     is_selected : callable
         Whether the filters of the command line leave a file.
+    reading : Reading, optional
+        What is made of echoes and of several runs.
 
     Returns
     -------
     Choice
         The series or the problem, and what was passed over.
     """
-    not_used: list[tuple[Path, str]] = []
+    reading = reading or Reading()
+    usable, not_used, problems, is_acquired = _usable(modality, files, root, is_selected)
+    if not usable:
+        return Choice(None, (), "; ".join(problems), is_acquired, tuple(not_used))
+    runs, notes, passed_over = join_echoes(usable, reading.combine_echoes)
+    best = min(runs, key=lambda series: (-series.n_volumes, series.path.name))
+    apart: tuple[Series, ...] = ()
+    if reading.runs is Runs.SEPARATE:
+        best, *rest = keep_apart([best, *(run for run in runs if run is not best)])
+        apart = tuple(rest)
+    else:
+        is_joined = (reading.runs is Runs.AVERAGE, reading.pairs_directions)
+        best, more_notes, more_passed_over = join_runs(best, runs, *is_joined)
+        notes, passed_over = notes + more_notes, passed_over + more_passed_over
+        how = f"; {HOW_TO_CHOOSE[modality]}"
+        passed_over = [(path, reason + how) for path, reason in passed_over]
+    read = {path for series in (best, *apart) for path in series.images()}
+    said = tuple(note for path, note in notes if path in read)
+    return Choice(best, apart, "", True, tuple(sorted(not_used + passed_over)), said)
+
+
+def _usable(
+    modality: Modality, files: Iterable[Path], root: Path, is_selected: Callable[[Path], bool]
+) -> tuple[list[Series], list[tuple[Path, str]], list[str], bool]:
+    """Return what can be read, what is passed over, the problems, and whether anything was acquired."""
     usable: list[Series] = []
+    not_used: list[tuple[Path, str]] = []
     problems: list[str] = []
-    acquired = []
+    is_acquired = False
     for path in sorted(files):
         reason = _never_read(path)
         if reason:
             not_used.append((path, reason))
             continue
-        acquired.append(path)
+        is_acquired = True
         if not is_selected(path):
             not_used.append((path, "left out by the filters (--task-id, --bids-filter-file)"))
             continue
@@ -131,24 +148,7 @@ def choose_series(
         except DataError as error:
             problems.append(str(error))
             not_used.append((path, str(error)))
-    if not usable:
-        return Choice(None, "; ".join(problems), bool(acquired), tuple(not_used))
-    best = min(usable, key=lambda series: (-series.n_volumes, series.path.name))
-    echoes = [series for series in usable if _without_echo(series) == _without_echo(best)]
-    chosen, notes = _choose_echo(echoes)
-    for series in usable:
-        if series is chosen:
-            continue
-        if series in echoes:
-            reason = f"another echo of the same run; echo-{chosen.entities['echo']} is read"
-        elif series.n_volumes == chosen.n_volumes:
-            reason = "as many volumes as the series that is read, but later in name order"
-        else:
-            reason = (
-                f"{series.n_volumes} volumes, fewer than the {chosen.n_volumes} of the series that is read"
-            )
-        not_used.append((series.path, f"{reason}; {HOW_TO_CHOOSE[modality]}"))
-    return Choice(chosen, "", True, tuple(sorted(not_used)), notes)
+    return usable, not_used, problems, is_acquired
 
 
 def choose_anatomy(
@@ -269,31 +269,3 @@ def _check_gradients(path: Path, bval: Path, bvec: Path, volumes: int) -> None:
         raise DataError(
             f"{path.name} has no diffusion weighting: all b-values are up to {B0_MAX_S_MM2} s/mm2"
         )
-
-
-def _without_echo(series: Series) -> dict[str, str]:
-    return {key: value for key, value in series.entities.items() if key != "echo"}
-
-
-def _choose_echo(echoes: list[Series]) -> tuple[Series, tuple[str, ...]]:
-    """Choose among the echoes of one run."""
-    if len(echoes) == 1:
-        return echoes[0], ()
-    timed = [series for series in echoes if isinstance(series.metadata.get("EchoTime"), (int, float))]
-    if not timed:
-        middle = echoes[(len(echoes) - 1) // 2]
-        note = (
-            f"echo-{middle.entities['echo']} of {len(echoes)} is read, the middle one: no EchoTime is given"
-        )
-        return middle, (note,)
-    field_t = timed[0].metadata.get("MagneticFieldStrength")
-    known = BEST_ECHO_TIME_S if isinstance(field_t, (int, float)) else {3.0: BEST_ECHO_TIME_S[3.0]}
-    nearest_field = min(known, key=lambda strength: abs(strength - (field_t or strength)))
-    best_s = known[nearest_field]
-    chosen = min(timed, key=lambda series: (abs(series.metadata["EchoTime"] - best_s), series.path.name))
-    milliseconds = f"{1000 * chosen.metadata['EchoTime']:g} ms"
-    note = (
-        f"echo-{chosen.entities['echo']} ({milliseconds}) of {len(echoes)} is read, the nearest to "
-        f"{1000 * best_s:g} ms; echoes are not combined"
-    )
-    return chosen, (note,)

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # Entities that derived names add to those of their source.
-DERIVED_ENTITIES = ("space", "res", "atlas", "from", "to", "mode", "stat", "desc")
+DERIVED_ENTITIES = ("space", "res", "atlas", "from", "to", "mode", "stat", "model", "param", "desc")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def output_path(
     >>> source = {"sub": "01", "ses": "1", "task": "rest"}
     >>> output_path("mean", source, Modality.BOLD).as_posix()
     'sub-01/ses-1/func/sub-01_ses-1_task-rest_desc-mean_boldref.nii.gz'
-    >>> output_path("synthetic", source, Modality.DWI, in_template=True).name
+    >>> output_path("synthetic", {"sub": "01", "ses": "1"}, Modality.DWI, in_template=True).name
     'sub-01_ses-1_space-MNI152NLin2009cAsym_res-3_desc-synthetic_dwiref.nii.gz'
     """
     row = _row(key)

@@ -52,19 +52,13 @@ def record_done(session: SessionPlan, config: RunConfig, outputs: list[Path]) ->
 
 def fingerprint(session: SessionPlan, config: RunConfig) -> str:
     """Hash everything that decides the images of a session."""
-    inputs = []
-    for series in (session.bold, session.dwi):
-        if series is not None:
-            inputs += [path for path in (series.path, series.bval, series.bvec) if path is not None]
-    if session.t1w is not None:
-        inputs.append(session.t1w)
     parts = {
         "options": config.fingerprint(),
         "spaces": config.output_spaces,
         "version": __version__,
         "weights": checked_weights_sha256(config.model_dir or default_model_dir(config.method)),
         "directions": [str(direction) for direction in session.directions],
-        "inputs": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in inputs],
+        "inputs": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in session.sources()],
         "metadata": [series.metadata for series in (session.bold, session.dwi) if series is not None],
     }
     text = json.dumps(parts, sort_keys=True, default=str)

@@ -12,13 +12,19 @@ from typing import Any
 
 from pds_bids import __version__
 from pds_bids.config import (
+    DERIVATIVES,
     METHODS,
     OUTPUT_SPACES,
     AnalysisLevel,
+    DenoiseMethod,
     Device,
+    EchoCombination,
+    Ignore,
     RunConfig,
+    Runs,
     SegmentScheme,
     Synthesize,
+    UnringingMethod,
     available_memory_mb,
     options_from_toml,
 )
@@ -143,6 +149,21 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "(default: index the selected participants in memory)",
     )
     group.add_argument(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        metavar="PACKAGE=PATH",
+        help="outputs of other packages that replace the steps they cover (reference, mask, head motion, "
+        f"registration, preprocessed series); packages: {', '.join(DERIVATIVES)}. A series that is not "
+        "there fails its session, with a list of what was looked for and found",
+    )
+    group.add_argument(
+        "--runs",
+        choices=_values(Runs),
+        help="when a session has several runs of a modality: read the one with the most volumes, average all "
+        f"that differ in run- only, or synthesise from each on its own (default: {_default('runs')})",
+    )
+    group.add_argument(
         "--skip-bids-validation",
         "--skip-bids-validator",
         action="store_true",
@@ -206,6 +227,30 @@ def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
         metavar="MM",
         help="framewise displacement above which a volume is left out of averages "
         f"(default: {_default('fd_spike_threshold')})",
+    )
+    group.add_argument(
+        "--combine-echoes",
+        choices=_values(EchoCombination),
+        help="multi-echo BOLD: weight echoes by T2*, average them, or read the one nearest to T2* of grey "
+        f"matter (default: {_default('combine_echoes')})",
+    )
+    group.add_argument(
+        "--denoise-method",
+        choices=_values(DenoiseMethod),
+        help="how to denoise diffusion series before anything is interpolated: Marchenko-Pastur PCA or "
+        f"Patch2Self (default: {_default('denoise_method')})",
+    )
+    group.add_argument(
+        "--unringing-method",
+        choices=_values(UnringingMethod),
+        help="remove Gibbs ringing from diffusion series; not for images that the scanner interpolated or "
+        f"that were acquired with partial Fourier below 7/8 (default: {_default('unringing_method')})",
+    )
+    group.add_argument(
+        "--ignore",
+        nargs="+",
+        choices=_values(Ignore),
+        help="what not to use although it is there; fieldmaps: do not correct susceptibility distortion",
     )
 
 

@@ -254,7 +254,7 @@ def save_synthetic(
         ),
     ]
     description = f"SYNTHETIC {direction.target} predicted from {direction.source} by pds-bids; not acquired"
-    entities, target = session.entities, direction.target
+    entities, target = session.entities_of(direction), direction.target
     node = _node(name, outputs, entities, target, output_dir, atlas, like=source.path, names=["metadata"])
     node.inputs.description = description
     return node
@@ -264,15 +264,14 @@ def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list
     """Return what must exist, relative to the output folder, before a session counts as done."""
     required = []
     for direction in session.directions:
+        entities = session.entities_of(direction)
         keys = ["synthetic", "synthetic_segments", "synthetic_std", "synthetic_mask"]
         keys += [key for key in ("synthetic_b0", "synthetic_b0std") if direction.target in modalities_of(key)]
         for space in output_spaces:
             for key in keys:
-                path = output_path(
-                    key, session.entities, direction.target, in_template=space == TEMPLATE_SPACE
-                )
+                path = output_path(key, entities, direction.target, in_template=space == TEMPLATE_SPACE)
                 required += [path, path.with_name(path.name.replace(".nii.gz", ".json"))]
-        required.append(output_path("synthetic_qc", session.entities, direction.target))
+        required.append(output_path("synthetic_qc", entities, direction.target))
     return required
 
 

@@ -140,7 +140,9 @@ def init_synthetic_report_wf(
     workflow = pe.Workflow(name=f"{direction}_report_wf")
     fields = ["source", "mean", "std", "mask", *(["acquired"] if has_acquired else [])]
     inputnode = identity(fields, name="inputnode")
-    path = output_path("figure", session.entities, direction.target, extension=".png", desc="synthetic")
+    path = output_path(
+        "figure", session.entities_of(direction), direction.target, extension=".png", desc="synthetic"
+    )
     figure = pe.Node(
         SyntheticFigure(
             figure=str(output_dir / path),

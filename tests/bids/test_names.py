@@ -25,6 +25,7 @@ from pds_bids.modalities import Direction, Modality
 
 BOLD = {"sub": "01", "ses": "1", "task": "rest", "acq": "mb", "run": "02", "echo": "2"}
 DWI = {"sub": "01", "ses": "1", "dir": "AP"}
+SESSION = {"sub": "01", "ses": "1"}
 ANAT = {"sub": "01", "ses": "1", "acq": "mprage"}
 T = "space-MNI152NLin2009cAsym_res-3"
 
@@ -89,24 +90,41 @@ NAMES = [
         False,
         "anat/sub-01_ses-1_from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.nii.gz",
     ),
-    # The source's task-, run- and dir- do not belong to the target.
-    ("synthetic", BOLD, Modality.DWI, True, f"dwi/sub-01_ses-1_{T}_desc-synthetic_dwiref.nii.gz"),
-    ("synthetic", DWI, Modality.BOLD, False, "func/sub-01_ses-1_desc-synthetic_boldref.nii.gz"),
+    ("shells", DWI, Modality.DWI, False, "dwi/sub-01_ses-1_dir-AP_desc-shells_dwiref.nii.gz"),
+    ("fa", DWI, Modality.DWI, True, f"dwi/sub-01_ses-1_dir-AP_{T}_model-tensor_param-fa_dwimap.nii.gz"),
+    ("md", DWI, Modality.DWI, False, "dwi/sub-01_ses-1_dir-AP_model-tensor_param-md_dwimap.nii.gz"),
+    ("fieldmap", DWI, Modality.DWI, False, "dwi/sub-01_ses-1_dir-AP_desc-preproc_fieldmap.nii.gz"),
+    # The source's task-, run- and dir- do not belong to the target, unless they tell two of them apart.
+    (
+        "synthetic",
+        SESSION | {"run": "2"},
+        Modality.DWI,
+        True,
+        f"dwi/sub-01_ses-1_run-2_{T}_desc-synthetic_dwiref.nii.gz",
+    ),
+    ("synthetic", SESSION, Modality.DWI, True, f"dwi/sub-01_ses-1_{T}_desc-synthetic_dwiref.nii.gz"),
+    ("synthetic", SESSION, Modality.BOLD, False, "func/sub-01_ses-1_desc-synthetic_boldref.nii.gz"),
     (
         "synthetic_segments",
-        BOLD,
+        SESSION,
         Modality.DWI,
         True,
         f"dwi/sub-01_ses-1_{T}_desc-synthetic+segments_dwiref.nii.gz",
     ),
-    ("synthetic_std", DWI, Modality.BOLD, True, f"func/sub-01_ses-1_{T}_desc-synthetic+std_boldref.nii.gz"),
-    ("synthetic_b0", BOLD, Modality.DWI, True, f"dwi/sub-01_ses-1_{T}_desc-synthetic+b0_dwiref.nii.gz"),
-    ("synthetic_b0std", BOLD, Modality.DWI, False, "dwi/sub-01_ses-1_desc-synthetic+b0std_dwiref.nii.gz"),
-    ("synthetic_mask", BOLD, Modality.DWI, False, "dwi/sub-01_ses-1_desc-synthetic+brain_mask.nii.gz"),
-    ("synthetic_qc", BOLD, Modality.DWI, False, "dwi/sub-01_ses-1_desc-synthetic_qc.json"),
+    (
+        "synthetic_std",
+        SESSION,
+        Modality.BOLD,
+        True,
+        f"func/sub-01_ses-1_{T}_desc-synthetic+std_boldref.nii.gz",
+    ),
+    ("synthetic_b0", SESSION, Modality.DWI, True, f"dwi/sub-01_ses-1_{T}_desc-synthetic+b0_dwiref.nii.gz"),
+    ("synthetic_b0std", SESSION, Modality.DWI, False, "dwi/sub-01_ses-1_desc-synthetic+b0std_dwiref.nii.gz"),
+    ("synthetic_mask", SESSION, Modality.DWI, False, "dwi/sub-01_ses-1_desc-synthetic+brain_mask.nii.gz"),
+    ("synthetic_qc", SESSION, Modality.DWI, False, "dwi/sub-01_ses-1_desc-synthetic_qc.json"),
     (
         "synthetic_parcels",
-        BOLD,
+        SESSION,
         Modality.DWI,
         True,
         "dwi/sub-01_ses-1_space-MNI152NLin2009cAsym_atlas-AAL_res-3_stat-mean_desc-synthetic_timeseries.tsv",
