@@ -1,12 +1,14 @@
 """What is special to BOLD series: checks, the approach to the steady state, and the reference volume."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.series import RasSeries, Series, read_volumes, volume_blocks
 
-__all__ = ["check_series", "detect_non_steady_state", "global_signal", "reference_volume"]
+__all__ = ["check_series", "checked_blocks", "detect_non_steady_state", "global_signal", "reference_volume"]
 
 # More volumes than this are never called an approach to the steady state (about five T1 at TR = 2 s).
 MOST_DUMMIES = 5
@@ -37,6 +39,25 @@ def check_series(series: Series, *, name: str = "bold", min_volumes: int = 2) ->
         If it is no series or too short, or if a volume is constant (all zero, for one) or has values that
         are not finite.
     """
+    for _ in checked_blocks(series, name=name, min_volumes=min_volumes):
+        pass
+
+
+def checked_blocks(
+    series: Series, *, name: str = "bold", min_volumes: int = 2
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read a series block by block, as `volume_blocks` does, and check it on the way.
+
+    Parameters are those of `check_series`, and so are the errors: that of a volume is raised after the last
+    block.
+
+    Yields
+    ------
+    index : ndarray
+        ``(n,)`` int, the volumes in the block.
+    block : ndarray
+        ``(X, Y, Z, n)`` float32.
+    """
     shape = tuple(series.shape)
     if len(shape) != 4 or shape[3] < min_volumes:
         n_volumes = shape[3] if len(shape) == 4 else 1
@@ -51,6 +72,7 @@ def check_series(series: Series, *, name: str = "bold", min_volumes: int = 2) ->
         finite = np.isfinite(flat).all(0)
         not_finite += index[~finite].tolist()
         constant += index[finite & (flat.max(0) == flat.min(0))].tolist()
+        yield index, block
     for bad, what in (
         (not_finite, "values that are not finite (NaN or Inf)"),
         (constant, "one value everywhere"),

@@ -3,7 +3,7 @@
 Outlier columns have no underscore before the number (``motion_outlier00``), whatever its manual prints.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -135,7 +135,7 @@ def motion_outliers(
     *,
     fd_threshold_mm: float = FD_THRESHOLD_MM,
     std_dvars_threshold: float = STD_DVARS_THRESHOLD,
-    skip: int = 0,
+    skip: Iterable[int] = (),
 ) -> np.ndarray:
     """Return the 0-based volumes whose displacement or DVARS exceeds its threshold.
 
@@ -147,8 +147,8 @@ def motion_outliers(
         ``(N,)``.
     fd_threshold_mm, std_dvars_threshold : float
         Exclusive limits.
-    skip : int
-        Dummy scans at the start, which have columns of their own.
+    skip : iterable of int
+        Dummy scans, which have columns of their own.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def motion_outliers(
     exceeds = np.nan_to_num(fd_mm) > fd_threshold_mm
     if std_dvars is not None:
         exceeds |= np.nan_to_num(std_dvars) > std_dvars_threshold
-    return np.flatnonzero(exceeds & (np.arange(exceeds.size) >= skip))
+    return np.setdiff1d(np.flatnonzero(exceeds), list(skip))
 
 
 def bold_confounds(
@@ -173,8 +173,9 @@ def bold_confounds(
     *,
     timeseries: np.ndarray,
     tissues: Mapping[str, np.ndarray] | None = None,
-    n_dummy: int = 0,
+    dummies: Sequence[int] = (),
     outliers: Iterable[int] | None = None,
+    starts: Sequence[int] = (0,),
 ) -> pd.DataFrame:
     """Build the confound table of a BOLD series.
 
@@ -190,10 +191,12 @@ def bold_confounds(
         ``(V, N)`` realigned signals of brain voxels.
     tissues : mapping, optional
         ``csf`` and ``white_matter`` to a boolean ``(V,)`` choice of those voxels; an empty one gives ``nan``.
-    n_dummy : int
-        Dummy scans at the start.
+    dummies : sequence of int
+        Volumes acquired before the signal was steady.
     outliers : iterable of int, optional
         Spikes; by default those of `motion_outliers`.
+    starts : sequence of int
+        First volume of each run; what compares a volume with the one before it is ``nan`` there.
 
     Returns
     -------
@@ -220,10 +223,10 @@ def bold_confounds(
     columns["dvars"], columns["std_dvars"] = dvars(timeseries)
     columns["framewise_displacement"] = framewise_displacement(parameters)
     columns["rmsd"] = rms_displacement(ref2volume, centre_ras)
-    columns |= _motion_columns(parameters)
+    columns = _without_starts(columns | _motion_columns(parameters), starts)
     if outliers is None:
-        outliers = motion_outliers(columns["framewise_displacement"], columns["std_dvars"], skip=n_dummy)
-    columns |= _one_hot("non_steady_state_outlier", range(n_dummy), n_volumes)
+        outliers = motion_outliers(columns["framewise_displacement"], columns["std_dvars"], skip=dummies)
+    columns |= _one_hot("non_steady_state_outlier", dummies, n_volumes)
     columns |= _one_hot("motion_outlier", outliers, n_volumes)
     return pd.DataFrame(columns)
 
@@ -234,6 +237,8 @@ def dwi_confounds(
     centre_ras: np.ndarray,
     bvals: np.ndarray,
     bvecs: np.ndarray,
+    *,
+    starts: Sequence[int] = (0,),
 ) -> pd.DataFrame:
     """Build the confound table of a DWI series, with QSIPrep's names for the gradients.
 
@@ -249,6 +254,8 @@ def dwi_confounds(
         ``(N,)`` s/mm2.
     bvecs : ndarray
         ``(N, 3)`` along the RAS+ axes, after rotation to the reference.
+    starts : sequence of int
+        First volume of each run.
 
     Returns
     -------
@@ -270,7 +277,8 @@ def dwi_confounds(
         "framewise_displacement": framewise_displacement(parameters),
         "rmsd": rms_displacement(ref2volume, centre_ras),
     }
-    columns |= _motion_columns(parameters) | {"bval": np.asarray(bvals, float)}
+    columns = _without_starts(columns | _motion_columns(parameters), starts)
+    columns["bval"] = np.asarray(bvals, float)
     columns |= {f"grad_{axis}": np.asarray(bvecs, float)[:, k] for k, axis in enumerate("xyz")}
     return pd.DataFrame(columns)
 
@@ -333,6 +341,17 @@ def _motion_columns(parameters: np.ndarray) -> dict[str, np.ndarray]:
         columns |= {name: values, f"{name}_derivative1": change}
         columns |= {f"{name}_derivative1_power2": change**2, f"{name}_power2": values**2}
     return columns
+
+
+def _without_starts(columns: Mapping[str, np.ndarray], starts: Sequence[int]) -> dict[str, np.ndarray]:
+    """Empty what compares volumes, where the volume before belongs to another run."""
+    kept = {}
+    for name, values in columns.items():
+        kept[name] = values
+        if "derivative1" in name or name in ("dvars", "std_dvars", "framewise_displacement", "rmsd"):
+            kept[name] = values.copy()
+            kept[name][list(starts)] = np.nan
+    return kept
 
 
 def _one_hot(prefix: str, volumes: Iterable[int], n_volumes: int) -> dict[str, np.ndarray]:

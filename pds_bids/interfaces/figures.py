@@ -103,6 +103,7 @@ class _MotionFigureInputSpec(_FigureInputSpec):
     motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
     segments = File(exists=True, mandatory=True, desc="from CutBold or CutDWI")
     censored = traits.List(traits.Int, usedefault=True, desc="volumes left out")
+    starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     tr_s = traits.Either(None, traits.Float, usedefault=True, desc="repetition time")
     fd_threshold_mm = traits.Either(None, traits.Float, usedefault=True, desc="drawn as a line")
 
@@ -118,9 +119,11 @@ class MotionFigure(SimpleInterface):
 
         _, grid = load(self.inputs.reference)
         parameters = matrices_to_parameters(np.load(self.inputs.motion), grid_centre(grid))
+        displacement_mm = framewise_displacement(parameters)
+        displacement_mm[self.inputs.starts] = np.nan
         figure = motion_figure(
             parameters,
-            framewise_displacement(parameters),
+            displacement_mm,
             self.inputs.censored,
             tr_s=self.inputs.tr_s,
             threshold_mm=self.inputs.fd_threshold_mm,

@@ -4,6 +4,8 @@ Between nodes every image is an uncompressed NIfTI in RAS+ order, so that it can
 point map an ``.npz``. Only `SaveDerivatives` restores the storage order of the acquired scan.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +14,7 @@ import numpy as np
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.distortion import Distortion
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, to_ras
+from pds_bids.imaging.series import RasSeries
 
 __all__ = [
     "load",
@@ -21,7 +24,9 @@ __all__ = [
     "save",
     "save_distortion",
     "save_map",
+    "series_writer",
     "stored_affine",
+    "stored_series",
 ]
 
 # A qform cannot hold the shear of a tilted gantry, and both are stored in float32.
@@ -66,6 +71,15 @@ def open_series(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return image.dataobj.get_unscaled(), image.affine
 
 
+def stored_series(path: str | Path) -> RasSeries:
+    """Open a series of any storage order so that it is read one block after the other, front to back.
+
+    Reading past the end of a damaged file raises `OSError`, `EOFError` or `ValueError`, as nibabel does.
+    """
+    image = _open(path, keep_file_open=True)
+    return RasSeries(image.dataobj, image.affine)
+
+
 def save(name: str, data: np.ndarray, vox2ras: np.ndarray) -> str:
     """Write an RAS+ array to `name` in the working directory and return its absolute path.
 
@@ -81,6 +95,56 @@ def save(name: str, data: np.ndarray, vox2ras: np.ndarray) -> str:
     path = Path.cwd() / name
     image.to_filename(path)
     return str(path)
+
+
+@contextmanager
+def series_writer(
+    name: str, shape: tuple[int, int, int, int], vox2ras: np.ndarray
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write an RAS+ series to `name` in the working directory, one volume after the other.
+
+    Parameters
+    ----------
+    name : str
+        File name, ``.nii``.
+    shape : tuple of int
+        ``(X, Y, Z, N)``.
+    vox2ras : ndarray
+        ``(4, 4)`` mm.
+
+    Yields
+    ------
+    callable
+        Takes one ``(X, Y, Z)`` volume.
+
+    Raises
+    ------
+    GeometryError
+        If a volume is of another shape, or their number is not ``N``.
+    """
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape(shape)
+    header.set_sform(vox2ras, 1)
+    header.set_qform(vox2ras, 1)
+    header.set_xyzt_units("mm", "sec")
+    # A single file needs its offset: header, and four bytes that say that there is no extension.
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    written = 0
+    with (Path.cwd() / name).open("wb") as stream:
+        header.write_to(stream)
+        stream.write(b"\0" * (352 - stream.tell()))
+
+        def write(volume: np.ndarray) -> None:
+            nonlocal written
+            if volume.shape != shape[:3]:
+                raise GeometryError(f"{name}: volume {written} of shape {volume.shape} in a series {shape}")
+            stream.write(volume.astype("<f4", copy=False).tobytes(order="F"))
+            written += 1
+
+        yield write
+    if written != shape[3]:
+        raise GeometryError(f"{name}: {written} volumes were written, expected {shape[3]}")
 
 
 def save_map(name: str, points: PointMap) -> str:
@@ -125,14 +189,15 @@ def stored_affine(path: str | Path) -> tuple[np.ndarray, tuple[int, ...]]:
     return image.affine, tuple(image.shape)
 
 
-def _open(path: str | Path) -> nib.Nifti1Image:
+def _open(path: str | Path, *, keep_file_open: bool = False) -> nib.Nifti1Image:
     file = Path(path)
     if not file.exists() or file.stat().st_size == 0:
         raise DataError(
             f"{file}: the content is not here (empty file or broken link); run `datalad get` on it"
         )
     try:
-        image = nib.load(file)
+        # A compressed file that is opened anew for every block is read from its start every time.
+        image = nib.load(file, keep_file_open=keep_file_open)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
         raise DataError(f"{file}: not a readable NIfTI image ({error}); convert it again") from error
     _check_affines(image, file)

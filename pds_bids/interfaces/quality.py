@@ -37,7 +37,8 @@ class _SourceQualityInputSpec(BaseInterfaceInputSpec):
     t1w_gate = File(exists=True, desc="verdict of the T1w registration")
     segments = File(exists=True, mandatory=True, desc="from CutBold or CutDWI")
     censored = traits.List(traits.Int, usedefault=True, desc="volumes left out")
-    n_dummy = traits.Int(0, usedefault=True, desc="non-steady-state volumes")
+    dummies = traits.List(traits.Int, usedefault=True, desc="non-steady-state volumes")
+    starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
     scale = traits.Float(mandatory=True, desc="in-brain mean that the mean was divided by")
     notes = traits.List(traits.Str, usedefault=True, desc="warnings known beforehand")
@@ -65,7 +66,8 @@ class SourceQuality(SimpleInterface):
         content = {
             "registration": {"status": _status(gate), **gate},
             "n_volumes": len(table),
-            "n_dummy_scans": self.inputs.n_dummy,
+            "n_runs": len(self.inputs.starts),
+            "n_dummy_scans": len(self.inputs.dummies),
             "n_censored": len(self.inputs.censored),
             "n_segments": len(segments),
             "fd_mean_mm": float(displacement.mean()),

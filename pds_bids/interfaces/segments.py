@@ -19,7 +19,7 @@ from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.motion import matrices_to_parameters, realigned_timeseries, segment_means
 from pds_bids.imaging.rigid import grid_centre
 from pds_bids.imaging.segments import Segment, bold_segments, dwi_segments, segment_rows
-from pds_bids.interfaces.images import load, load_map, open_series, save
+from pds_bids.interfaces.images import load, load_distortion, load_map, open_series, save
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import read_template
 from pds_bids.template import MODEL_GRID, load_template
@@ -30,7 +30,8 @@ __all__ = ["Confounds", "CutBold", "CutDWI", "ResampleSegments", "read_segments"
 class _CutBoldInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series")
     motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
-    n_dummy = traits.Int(mandatory=True, desc="non-steady-state volumes")
+    dummies = traits.List(traits.Int, mandatory=True, desc="non-steady-state volumes")
+    starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     tr_s = traits.Either(None, traits.Float, usedefault=True, desc="repetition time")
     n_segments = traits.Int(mandatory=True, desc="segments wanted")
     fd_threshold_mm = traits.Float(mandatory=True, desc="volumes above it are left out")
@@ -51,7 +52,8 @@ class CutBold(SimpleInterface):
         series, grid_affine = open_series(self.inputs.in_file)
         motion = np.load(self.inputs.motion)
         displacement = _displacement(motion, series, grid_affine)
-        dummies = set(range(self.inputs.n_dummy))
+        displacement[self.inputs.starts] = np.nan
+        dummies = set(self.inputs.dummies)
         spikes = set(np.flatnonzero(np.nan_to_num(displacement) > self.inputs.fd_threshold_mm).tolist())
         # A restless participant still has a mean: censoring never takes more than half of the volumes.
         kept_enough = len(dummies | spikes) <= series.shape[3] // 2
@@ -92,7 +94,9 @@ class _ConfoundsInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series")
     motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
     mask = File(exists=True, mandatory=True, desc="brain mask")
-    n_dummy = traits.Int(0, usedefault=True, desc="BOLD: non-steady-state volumes")
+    distortion = File(exists=True, desc="off-resonance in the reference, .npz")
+    dummies = traits.List(traits.Int, usedefault=True, desc="BOLD: non-steady-state volumes")
+    starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     gradients = File(exists=True, desc="DWI: from ConformGradients")
     native2template = File(exists=True, desc="BOLD: point map, to find CSF and white matter")
     template = File(exists=True, desc="BOLD: from FetchTemplate")
@@ -118,11 +122,14 @@ class Confounds(SimpleInterface):
         if self.inputs.gradients:
             gradients = read_gradients(self.inputs.gradients)
             rotated = rotate_bvecs(gradients.bvecs, motion)
-            table = dwi_confounds(parameters, motion, centre, gradients.bvals, rotated)
+            table = dwi_confounds(
+                parameters, motion, centre, gradients.bvals, rotated, starts=self.inputs.starts
+            )
         else:
             inside = mask > 0
             points = grid.points()[inside]
-            timeseries = realigned_timeseries(series, vox2ras, motion, points, order=1)
+            distortion = load_distortion(self.inputs.distortion)
+            timeseries = realigned_timeseries(series, vox2ras, motion, points, order=1, distortion=distortion)
             tissues = self._tissues(inside)
             table = bold_confounds(
                 parameters,
@@ -130,7 +137,8 @@ class Confounds(SimpleInterface):
                 centre,
                 timeseries=timeseries,
                 tissues=tissues,
-                n_dummy=self.inputs.n_dummy,
+                dummies=self.inputs.dummies,
+                starts=self.inputs.starts,
             )
         self._results["table"] = str(Path.cwd() / "confounds.tsv")
         table.to_csv(self._results["table"], sep="\t", index=False, na_rep="n/a", float_format="%.8g")
@@ -149,6 +157,7 @@ class Confounds(SimpleInterface):
 class _ResampleSegmentsInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series")
     motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
+    distortion = File(exists=True, desc="off-resonance in the reference, .npz")
     bias = File(exists=True, mandatory=True, desc="bias field")
     mask = File(exists=True, mandatory=True, desc="brain mask of the reference")
     template2native = File(exists=True, mandatory=True, desc="point map")
@@ -172,13 +181,14 @@ class ResampleSegments(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         series, vox2ras = open_series(self.inputs.in_file)
         motion, bias = np.load(self.inputs.motion), load(self.inputs.bias)[0]
+        distortion = load_distortion(self.inputs.distortion)
         registration = load_map(self.inputs.template2native)
         points = PointMap.from_affine(MODEL_GRID, np.eye(4)).then(registration).points
         mask = self._mask(points)
         segments = read_segments(self.inputs.segments)
         groups = [list(segment.volumes) for segment in segments]
         inside = points[mask]
-        means = segment_means(series, vox2ras, motion, groups, inside, bias=bias)
+        means = segment_means(series, vox2ras, motion, groups, inside, bias=bias, distortion=distortion)
         counts = np.array([len(group) for group in groups], float)
         overall = np.average(means, axis=0, weights=counts)
         # One scale for all: differences between segments are part of the signal.
@@ -187,7 +197,7 @@ class ResampleSegments(SimpleInterface):
         self._results["out_file"] = _save_inside("segments.nii", stack, mask)
         if self.inputs.gradients:
             b0s = [read_gradients(self.inputs.gradients).b0_volumes]
-            b0 = segment_means(series, vox2ras, motion, b0s, inside, bias=bias)
+            b0 = segment_means(series, vox2ras, motion, b0s, inside, bias=bias, distortion=distortion)
             b0 = np.repeat(b0 / b0.mean(), len(stack), axis=0)
             self._results["b0_file"] = _save_inside("b0.nii", b0, mask)
         return runtime

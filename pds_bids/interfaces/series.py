@@ -1,23 +1,35 @@
 """Series of volumes: conforming, head motion, means, brain, confounds."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
-from pds_bids.imaging.bold import check_series, detect_non_steady_state, reference_volume
+from pds_bids.exceptions import DataError
+from pds_bids.imaging.bold import checked_blocks, detect_non_steady_state, reference_volume
 from pds_bids.imaging.dwi import GradientTable, check_gradients, fsl_to_ras_bvecs
+from pds_bids.imaging.echoes import combined_volumes, mean_weights, t2star_weights
 from pds_bids.imaging.intensity import brain_mean, n4_bias
 from pds_bids.imaging.masks import rough_brain_mask
 from pds_bids.imaging.motion import estimate_dwi_motion, estimate_motion, realigned_mean
-from pds_bids.interfaces.images import load, open_series, save, stored_affine
+from pds_bids.interfaces.images import (
+    load,
+    load_distortion,
+    open_series,
+    save,
+    series_writer,
+    stored_affine,
+    stored_series,
+)
 
 __all__ = [
     "BoldMotion",
     "BoldReference",
     "BrainExtract",
+    "CombineEchoes",
     "ConformGradients",
     "ConformSeries",
     "DWIMotion",
@@ -27,28 +39,46 @@ __all__ = [
 
 
 class _ConformSeriesInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="acquired series, in any storage order")
+    in_files = traits.List(
+        File(exists=True), mandatory=True, minlen=1, desc="runs of one series, in any storage order"
+    )
 
 
 class _ConformSeriesOutputSpec(TraitedSpec):
-    out_file = File(desc="uncompressed float32 RAS+ series, to be memory-mapped")
+    out_file = File(
+        desc="uncompressed float32 RAS+ series, to be memory-mapped; the runs one after the other"
+    )
+    starts = traits.List(traits.Int, desc="first volume of each run")
 
 
 class ConformSeries(SimpleInterface):
-    """Check a series and write it so that single volumes can be read quickly."""
+    """Check a series and write it so that single volumes can be read quickly; it is streamed."""
 
     input_spec = _ConformSeriesInputSpec
     output_spec = _ConformSeriesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        data, grid = load(self.inputs.in_file)
-        check_series(data, name=Path(self.inputs.in_file).name)
-        self._results["out_file"] = save("series.nii", data.astype(np.float32, copy=False), grid.vox2ras)
+        runs = [stored_series(path) for path in self.inputs.in_files]
+        grid = runs[0].grid
+        lengths = [run.shape[3] for run in runs]
+        with series_writer("series.nii", (*grid.shape, sum(lengths)), grid.vox2ras) as write:
+            for path, run in zip(self.inputs.in_files, runs, strict=True):
+                try:
+                    for _, block in checked_blocks(run, name=Path(path).name):
+                        for k in range(block.shape[3]):
+                            write(block[..., k])
+                except (OSError, EOFError, zlib.error) as error:
+                    raise DataError(
+                        f"{path}: cannot be read to its end ({error}); copy or download it again"
+                    ) from error
+        self._results["out_file"] = str(Path("series.nii").absolute())
+        self._results["starts"] = [sum(lengths[:k]) for k in range(len(lengths))]
         return runtime
 
 
 class _BoldReferenceInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series")
+    starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     dummy_scans = traits.Either(
         None, traits.Int, usedefault=True, desc="volumes to drop; None to detect them"
     )
@@ -56,22 +86,25 @@ class _BoldReferenceInputSpec(BaseInterfaceInputSpec):
 
 class _BoldReferenceOutputSpec(TraitedSpec):
     out_file = File(desc="reference volume")
-    n_dummy = traits.Int(desc="non-steady-state volumes at the start")
+    dummies = traits.List(traits.Int, desc="non-steady-state volumes at the start of each run")
 
 
 class BoldReference(SimpleInterface):
-    """Find the non-steady-state volumes and a robust reference volume."""
+    """Find the non-steady-state volumes of each run, and a robust reference volume in the first."""
 
     input_spec = _BoldReferenceInputSpec
     output_spec = _BoldReferenceOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         series, vox2ras = open_series(self.inputs.in_file)
-        asked = self.inputs.dummy_scans
-        n_dummy = detect_non_steady_state(series) if asked is None else min(asked, series.shape[3] - 2)
-        reference = reference_volume(series, n_dummy, vox2ras)
+        asked, starts = self.inputs.dummy_scans, self.inputs.starts
+        runs = [series[..., a:b] for a, b in zip(starts, [*starts[1:], series.shape[3]], strict=True)]
+        counts = [
+            detect_non_steady_state(run) if asked is None else min(asked, run.shape[3] - 2) for run in runs
+        ]
+        reference = reference_volume(runs[0], counts[0], vox2ras)
         self._results["out_file"] = save("reference.nii", reference, vox2ras)
-        self._results["n_dummy"] = int(n_dummy)
+        self._results["dummies"] = [a + k for a, n in zip(starts, counts, strict=True) for k in range(n)]
         return runtime
 
 
@@ -100,9 +133,11 @@ class BoldMotion(SimpleInterface):
 
 
 class _ConformGradientsInputSpec(BaseInterfaceInputSpec):
-    dwi_file = File(exists=True, mandatory=True, desc="acquired series, whose axes the b-vectors refer to")
-    bval = File(exists=True, mandatory=True, desc="FSL b-values, s/mm2")
-    bvec = File(exists=True, mandatory=True, desc="FSL b-vectors")
+    dwi_files = traits.List(
+        File(exists=True), mandatory=True, desc="acquired runs, whose axes the b-vectors refer to"
+    )
+    bvals = traits.List(File(exists=True), mandatory=True, desc="FSL b-values of each run, s/mm2")
+    bvecs = traits.List(File(exists=True), mandatory=True, desc="FSL b-vectors of each run")
 
 
 class _ConformGradientsOutputSpec(TraitedSpec):
@@ -110,19 +145,22 @@ class _ConformGradientsOutputSpec(TraitedSpec):
 
 
 class ConformGradients(SimpleInterface):
-    """Check the gradient table and express it in scanner RAS+."""
+    """Check the gradient tables and express them in scanner RAS+, the runs one after the other."""
 
     input_spec = _ConformGradientsInputSpec
     output_spec = _ConformGradientsOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        vox2ras, shape = stored_affine(self.inputs.dwi_file)
-        bvals, bvecs = np.loadtxt(self.inputs.bval, ndmin=1), np.loadtxt(self.inputs.bvec, ndmin=2)
-        table = check_gradients(shape[3], bvals, bvecs, name=Path(self.inputs.dwi_file).name)
+        bvals, bvecs_ras = [], []
+        runs = zip(self.inputs.dwi_files, self.inputs.bvals, self.inputs.bvecs, strict=True)
+        for dwi_file, bval, bvec in runs:
+            vox2ras, shape = stored_affine(dwi_file)
+            tables = np.loadtxt(bval, ndmin=1), np.loadtxt(bvec, ndmin=2)
+            table = check_gradients(shape[3], *tables, name=Path(dwi_file).name)
+            bvals += table.bvals.tolist()
+            bvecs_ras += fsl_to_ras_bvecs(table.bvecs, vox2ras).tolist()
         path = Path.cwd() / "gradients.json"
-        bvecs_ras = fsl_to_ras_bvecs(table.bvecs, vox2ras)
-        content = {"bvals": table.bvals.tolist(), "bvecs_ras": bvecs_ras.tolist()}
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps({"bvals": bvals, "bvecs_ras": bvecs_ras}))
         self._results["gradients"] = str(path)
         return runtime
 
@@ -130,28 +168,82 @@ class ConformGradients(SimpleInterface):
 class _DWIMotionInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series")
     gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
+    groups = traits.List(
+        traits.Int, mandatory=True, desc="number of the phase-encoding direction of each volume, from 0"
+    )
     sloppy = traits.Bool(False, usedefault=True, desc="coarser and faster")
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
 class DWIMotion(SimpleInterface):
-    """Estimate rigid head motion of a diffusion series, volume by volume."""
+    """Estimate rigid head motion of a diffusion series, volume by volume.
+
+    Volumes of another phase-encoding direction are distorted otherwise: each direction has its own reference,
+    its first b0.
+    """
 
     input_spec = _DWIMotionInputSpec
     output_spec = _MotionOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         series, vox2ras = open_series(self.inputs.in_file)
-        table = read_gradients(self.inputs.gradients)
-        motion = estimate_dwi_motion(series, vox2ras, table, is_sloppy=self.inputs.sloppy)
-        self._results["motion"] = _save_array("motion.npy", motion.ref2volume)
+        table, groups = read_gradients(self.inputs.gradients), np.array(self.inputs.groups)
+        motion = np.tile(np.eye(4), (series.shape[3], 1, 1))
+        for group in np.unique(groups):
+            own = np.flatnonzero(groups == group)
+            # Runs of one direction follow each other.
+            part = series[..., own[0] : own[-1] + 1]
+            own_table = check_gradients(own.size, table.bvals[own], table.bvecs[own])
+            motion[own] = estimate_dwi_motion(
+                part, vox2ras, own_table, is_sloppy=self.inputs.sloppy
+            ).ref2volume
+        self._results["motion"] = _save_array("motion.npy", motion)
+        return runtime
+
+
+class _CombineEchoesInputSpec(BaseInterfaceInputSpec):
+    in_files = traits.List(
+        File(exists=True), mandatory=True, desc="conformed series of each echo, by echo time"
+    )
+    echo_times_s = traits.List(traits.Float, mandatory=True, desc="their echo times, s")
+    motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
+    dummies = traits.List(traits.Int, usedefault=True, desc="volumes that do not count for T2*")
+    combination = traits.Enum("t2star", "mean", mandatory=True, desc="weights")
+
+
+class _CombineEchoesOutputSpec(TraitedSpec):
+    out_file = File(desc="combined series, where the volumes were acquired")
+    t2star = File(desc="T2* of the reference, s")
+
+
+class CombineEchoes(SimpleInterface):
+    """Combine the echoes of a series with weights that move with the head; it is streamed."""
+
+    input_spec = _CombineEchoesInputSpec
+    output_spec = _CombineEchoesOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        echoes = [open_series(path)[0] for path in self.inputs.in_files]
+        _, vox2ras = open_series(self.inputs.in_files[0])
+        motion = np.load(self.inputs.motion)
+        steady = np.setdiff1d(np.arange(echoes[0].shape[3]), self.inputs.dummies).tolist()
+        means = np.stack([realigned_mean(e, vox2ras, motion, steady, order=1) for e in echoes], -1)
+        weights, t2star_s = t2star_weights(means, self.inputs.echo_times_s)
+        if self.inputs.combination == "mean":
+            weights = mean_weights(means.shape)
+        with series_writer("combined.nii", echoes[0].shape, vox2ras) as write:
+            for volume in combined_volumes(echoes, vox2ras, motion, weights):
+                write(volume)
+        self._results["out_file"] = str(Path("combined.nii").absolute())
+        self._results["t2star"] = save("t2star.nii", t2star_s, vox2ras)
         return runtime
 
 
 class _MeanVolumesInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series")
     motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
-    n_dummy = traits.Int(0, usedefault=True, desc="BOLD: volumes left out at the start")
+    distortion = File(exists=True, desc="off-resonance in the reference, .npz")
+    dummies = traits.List(traits.Int, usedefault=True, desc="BOLD: volumes left out")
     gradients = File(exists=True, desc="DWI: gives a mean of b0 volumes and one of weighted volumes")
 
 
@@ -168,14 +260,14 @@ class MeanVolumes(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         series, vox2ras = open_series(self.inputs.in_file)
-        motion = np.load(self.inputs.motion)
-        volumes = list(range(self.inputs.n_dummy, series.shape[3]))
+        motion, distortion = np.load(self.inputs.motion), load_distortion(self.inputs.distortion)
+        volumes = np.setdiff1d(np.arange(series.shape[3]), self.inputs.dummies).tolist()
         if self.inputs.gradients:
             table = read_gradients(self.inputs.gradients)
             volumes = list(table.weighted_volumes)
-            b0 = realigned_mean(series, vox2ras, motion, table.b0_volumes)
+            b0 = realigned_mean(series, vox2ras, motion, table.b0_volumes, distortion=distortion)
             self._results["b0_file"] = save("b0.nii", b0, vox2ras)
-        mean = realigned_mean(series, vox2ras, motion, volumes)
+        mean = realigned_mean(series, vox2ras, motion, volumes, distortion=distortion)
         self._results["out_file"] = save("mean.nii", mean, vox2ras)
         return runtime
 

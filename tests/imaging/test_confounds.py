@@ -101,7 +101,13 @@ def test_columns_as_fmriprep_writes_them(parameters, timeseries):
     matrices = parameters_to_matrices(parameters, np.zeros(3))
     tissues = {"csf": np.arange(500) < 10, "white_matter": np.arange(500) > 400}
     table = bold_confounds(
-        parameters, matrices, np.zeros(3), timeseries=timeseries, tissues=tissues, n_dummy=2, outliers=[7, 9]
+        parameters,
+        matrices,
+        np.zeros(3),
+        timeseries=timeseries,
+        tissues=tissues,
+        dummies=range(2),
+        outliers=[7, 9],
     )
     wanted = {"global_signal", "csf", "white_matter", "dvars", "std_dvars", "framewise_displacement", "rmsd"}
     for name in ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"):
@@ -132,7 +138,7 @@ def test_outliers_by_default_are_spikes_after_the_dummies(parameters, timeseries
         size=(500, N_VOLUMES)
     )
     table = bold_confounds(
-        jump, parameters_to_matrices(jump, np.zeros(3)), np.zeros(3), timeseries=still, n_dummy=2
+        jump, parameters_to_matrices(jump, np.zeros(3)), np.zeros(3), timeseries=still, dummies=range(2)
     )
     spikes = [c for c in table.columns if c.startswith("motion_outlier")]
     assert [table.index[table[c] == 1].tolist() for c in spikes] == [[12]]
