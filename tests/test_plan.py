@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pds_bids.bids.collect import Series
+from pds_bids.bids.series import Series
 from pds_bids.config import RunConfig
 from pds_bids.exceptions import InvalidBIDSError, NothingSelectedError, UsageError
 from pds_bids.modalities import Direction, Modality

@@ -15,7 +15,7 @@ from pds_bids.config import EchoCombination, Runs
 from pds_bids.exceptions import DataError
 from pds_bids.modalities import Modality
 
-__all__ = ["Choice", "Reading", "Series", "choose_anatomy", "choose_series"]
+__all__ = ["Choice", "Reading", "choose_anatomy", "choose_series"]
 
 NotUsed = tuple[tuple[Path, str], ...]
 
@@ -186,7 +186,7 @@ def choose_anatomy(
     for path in sorted(filter(is_selected, files), key=lambda path: (is_other(path), path.name)):
         if chosen is None:
             try:
-                shape = _read_shape(path)
+                shape, _ = _read_header(path)
             except DataError as error:
                 not_used.append((path, str(error)))
                 continue
@@ -211,18 +211,20 @@ def _never_read(path: Path) -> str:
     return ""
 
 
-def _read_shape(path: Path) -> tuple[int, ...]:
+def _read_header(path: Path) -> tuple[tuple[int, ...], float]:
+    """Return the shape of an image and the volume of a voxel in mm3."""
     if missing_content(path):
         raise DataError(f"the content of {path.name} is not here; fetch it with: datalad get {path}")
     try:
-        return nib.load(path).shape
+        image = nib.load(path)
     except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise DataError(f"{path.name} cannot be read as NIfTI ({error}); copy or convert it again") from error
+    return image.shape, float(abs(np.linalg.det(image.affine[:3, :3])))
 
 
 def _inspect(modality: Modality, path: Path, root: Path) -> Series:
     """Read headers and tables of a candidate; raise DataError if it cannot be a source."""
-    shape = _read_shape(path)
+    shape, voxel_mm3 = _read_header(path)
     volumes = shape[3] if len(shape) == 4 else 1
     if len(shape) not in (3, 4) or volumes < 2:
         raise DataError(
@@ -231,7 +233,7 @@ def _inspect(modality: Modality, path: Path, root: Path) -> Series:
     metadata = read_metadata(path, root)
     entities = parse_entities(path)
     if modality is Modality.BOLD:
-        return Series(modality, path, metadata, entities, n_volumes=volumes)
+        return Series(modality, path, metadata, entities, n_volumes=volumes, voxel_mm3=voxel_mm3)
     bval, bvec = (nearest_file(path, extension, root) for extension in (".bval", ".bvec"))
     if bval is None or bvec is None:
         absent = " and ".join(
@@ -241,7 +243,7 @@ def _inspect(modality: Modality, path: Path, root: Path) -> Series:
             f"{path.name} has no {absent} file, not even higher up in the dataset; convert it again"
         )
     _check_gradients(path, bval, bvec, volumes)
-    return Series(modality, path, metadata, entities, bval, bvec, volumes)
+    return Series(modality, path, metadata, entities, bval, bvec, volumes, voxel_mm3)
 
 
 def _check_gradients(path: Path, bval: Path, bvec: Path, volumes: int) -> None:

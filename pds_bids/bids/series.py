@@ -27,6 +27,8 @@ class Series:
         Gradient table of a DWI series, possibly inherited.
     n_volumes : int
         Length of the fourth axis.
+    voxel_mm3 : float
+        Volume of a voxel, for estimates of memory.
     echoes : tuple of Series
         All echoes of the run by echo time, when they are combined; empty otherwise. `path` is the echo on
         which head motion is found.
@@ -45,6 +47,7 @@ class Series:
     bval: Path | None = None
     bvec: Path | None = None
     n_volumes: int = 0
+    voxel_mm3: float = 27.0
     echoes: tuple["Series", ...] = ()
     joined: tuple["Series", ...] = ()
     distinct: dict[str, str] = field(default_factory=dict)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.names import log_dir
+from pds_bids.bids.series import Series
 from pds_bids.config import Device, RunConfig
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w
@@ -25,7 +25,6 @@ from pds_bids.workflows.series import (
     init_dwi_wf,
     init_registration_wf,
     init_segments_wf,
-    series_mem_gb,
 )
 from pds_bids.workflows.synthesis import init_synthesis_wf
 
@@ -155,11 +154,15 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
     inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
     outputs = ["stack", "template_b0", "template_mask", "mask", "native2template"]
     outputnode = identity(outputs, name="outputnode")
-    mem_gb = series_mem_gb(series)
     if series.modality is Modality.BOLD:
-        series_wf = init_bold_wf(series, dummy_scans=config.dummy_scans, omp_nthreads=threads, mem_gb=mem_gb)
+        series_wf = init_bold_wf(
+            series,
+            dummy_scans=config.dummy_scans,
+            combine_echoes=config.combine_echoes,
+            omp_nthreads=threads,
+        )
     else:
-        series_wf = init_dwi_wf(series, sloppy=config.sloppy, omp_nthreads=threads, mem_gb=mem_gb)
+        series_wf = init_dwi_wf(series, sloppy=config.sloppy, omp_nthreads=threads)
     registration_wf = init_registration_wf(
         series.modality, has_t1w=has_t1w, sloppy=config.sloppy, omp_nthreads=threads
     )

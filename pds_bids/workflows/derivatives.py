@@ -7,8 +7,8 @@ from typing import Any
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.names import modalities_of, output_path
+from pds_bids.bids.series import Series
 from pds_bids.bids.sidecars import (
     RAW,
     Provenance,
@@ -83,7 +83,7 @@ def init_series_derivatives_wf(
     ------
     template, t1w_gate
         From `FetchTemplate` and `RegisterT1w`.
-    n_dummy, scale, mean, b0, mask, motion
+    starts, dummies, scale, mean, b0, mask, motion
         From `init_bold_wf` or `init_dwi_wf`.
     gate, template2native, native2template, t1w2epi
         From `init_registration_wf`.
@@ -91,7 +91,7 @@ def init_series_derivatives_wf(
         From `init_segments_wf`.
     """
     workflow = pe.Workflow(name=name)
-    from_series = ["n_dummy", "scale", "mean", "b0", "mask", "motion"]
+    from_series = ["starts", "dummies", "scale", "mean", "b0", "mask", "motion"]
     from_registration = ["gate", "template2native", "native2template", "t1w2epi"]
     from_segments = [
         "stack",
@@ -108,7 +108,8 @@ def init_series_derivatives_wf(
     table = pe.Node(SegmentTable(), name="segment_table")
     parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
     save = save_series(series, bids_dir=bids_dir, output_dir=output_dir, atlas=ATLAS_NAME, has_t1w=has_t1w)
-    judged = ["template", "t1w_gate", "n_dummy", "scale", "mask", "gate", "segments", "censored", "confounds"]
+    judged = ["template", "t1w_gate", "starts", "dummies", "scale", "mask", "gate"]
+    judged += ["segments", "censored", "confounds"]
     saved = [field for field in fields if hasattr(save.inputs, field)]
     workflow.connect([
         (inputnode, table, [("segments", "segments")]),
@@ -147,12 +148,13 @@ def save_series(
         confounds_json, segment_table, qc, stack, template_b0, template_mask, parcels.
     """
     raw = bids_uri(series.path, bids_dir, RAW)
+    raws = [bids_uri(path, bids_dir, RAW) for path in series.images()]
     atlas_json = {"Description": PARCEL_TEXT, "Atlas": atlas}
 
     def image(key: str, *, in_template: bool) -> dict[str, Any]:
         return acquired_sidecar(
             key,
-            [raw],
+            raws,
             in_template=in_template,
             reference=raw,
             metadata=series.metadata,
@@ -160,7 +162,7 @@ def save_series(
         ) | {"BiasCorrected": "N4"}
 
     def mask(*, in_template: bool) -> dict[str, Any]:
-        return mask_sidecar("mask", [raw], in_template=in_template, reference=raw)
+        return mask_sidecar("mask", raws, in_template=in_template, reference=raw)
 
     outputs = [
         _Output("mean", "mean", sidecar=image("mean", in_template=False)),
@@ -225,7 +227,8 @@ def save_synthetic(
         raise ValueError(f"{session.label}: no {direction.source} to synthesise from")
     raw = bids_uri(source.path, bids_dir, RAW)
     # Model, seed and device are known when it has run; its metadata replaces these.
-    provenance = Provenance(direction, (raw,), {}, 0)
+    raws = tuple(bids_uri(path, bids_dir, RAW) for path in source.images())
+    provenance = Provenance(direction, raws, {}, 0)
     outputs = []
     for space in output_spaces:
         in_template, prefix = space == TEMPLATE_SPACE, "native_" if space == NATIVE_SPACE else ""
@@ -242,7 +245,7 @@ def save_synthetic(
         for key, field, volumes in kinds:
             sidecar = synthetic_sidecar(key, provenance, in_template=in_template, reference=raw)
             outputs.append(_Output(key, prefix + field, in_template, volumes=volumes, sidecar=sidecar))
-        sidecar = mask_sidecar("synthetic_mask", [raw], in_template=in_template, reference=raw)
+        sidecar = mask_sidecar("synthetic_mask", raws, in_template=in_template, reference=raw)
         outputs.append(_Output("synthetic_mask", f"{prefix}mask", in_template, sidecar=sidecar))
     outputs += [
         _Output("synthetic_qc", "qc", extension=".json"),

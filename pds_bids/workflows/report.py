@@ -4,8 +4,8 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.names import output_path
+from pds_bids.bids.series import Series
 from pds_bids.interfaces.figures import (
     GradientFigure,
     MaskFigure,
@@ -52,12 +52,13 @@ def init_series_report_wf(
 
     Inputs
     ------
-    anchor, mask, motion, gradients, template2native, gate, segments, censored, template
+    anchor, starts, mask, motion, gradients, template2native, gate, segments, censored, template
         From the preprocessing of the series.
     """
     workflow = pe.Workflow(name=name)
     fields = [
         "anchor",
+        "starts",
         "mask",
         "motion",
         "gradients",
@@ -97,7 +98,7 @@ def init_series_report_wf(
         (inputnode, mask, [("anchor", "in_file"), ("mask", "mask")]),
         (inputnode, registration, [("anchor", "in_file"), ("mask", "mask"), ("gate", "gate")]),
         (inputnode, registration, [("template2native", "template2native"), ("template", "template")]),
-        (inputnode, motion, [("anchor", "reference"), ("motion", "motion")]),
+        (inputnode, motion, [("anchor", "reference"), ("motion", "motion"), ("starts", "starts")]),
         (inputnode, motion, [("segments", "segments"), ("censored", "censored")]),
     ])  # fmt: skip
     if series.modality is Modality.DWI:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pds_bids.bids.collect import Series
+from pds_bids.bids.series import Series
 from pds_bids.config import RunConfig, Synthesize
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
