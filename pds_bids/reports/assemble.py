@@ -118,8 +118,8 @@ def _figure_kinds() -> dict[str, dict[str, str]]:
 
 def _session_view(session: Session, crashes: Iterable[Crash]) -> dict[str, Any]:
     """Return what the page shows of a session."""
-    own = f"_ses_{session.label}_wf" if session.label else "_wf"
-    is_own = [c for c in crashes if c.session_workflow.endswith(own.replace("+", "_"))]
+    own = f"_ses_{session.label}_".replace("+", "_") if session.label else "_wf"
+    is_own = [c for c in crashes if own in c.session_workflow]
     gates = [
         (f"{_name(file)} {name}".strip(), verdict)
         for file in session.quality

@@ -6,6 +6,7 @@ missing or unreadable are told, never guessed.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,9 +117,14 @@ class Session:
 
     def missing(self) -> list[str]:
         """Return the modalities that were to be synthesised and of which no image lies in the folder."""
-        present = {path.parent.name for path in self.synthetic}
-        targets = [direction.target for direction in self.directions]
-        return [target.upper() for target in targets if MODALITIES[target].datatype not in present]
+        targets = Counter(direction.target for direction in self.directions)
+        present = Counter(path.parent.name for path in self.synthetic if "_space-" not in path.name)
+        in_template = Counter(path.parent.name for path in self.synthetic if "_space-" in path.name)
+        return [
+            target.upper()
+            for target, count in targets.items()
+            if max(counts[MODALITIES[target].datatype] for counts in (present, in_template)) < count
+        ]
 
 
 @dataclass(frozen=True)
@@ -156,11 +162,11 @@ def read_participant(out_dir: Path, participant: str) -> Participant:
     label = participant.removeprefix("sub-")
     folder = out_dir / f"sub-{label}"
     plan = _read_json(folder / "log" / f"plan_sub-{label}.json")
-    planned = {
-        entry.get("session"): entry
-        for entry in plan.get("sessions") or ()
-        if isinstance(entry, dict) and entry.get("participant") == label
-    }
+    planned: dict[str | None, dict[str, Any]] = {}
+    for entry in plan.get("sessions") or ():
+        if isinstance(entry, dict) and entry.get("participant") == label:
+            name = entry.get("session")
+            planned[name] = _together(planned[name], entry) if name in planned else entry
     present: set[str | None] = {
         path.name.removeprefix("ses-") for path in folder.glob("ses-*") if path.is_dir()
     }
@@ -179,6 +185,19 @@ def read_participant(out_dir: Path, participant: str) -> Participant:
         str(generators[0].get("Version", "")) if isinstance(generators[0], dict) else "",
         bool(plan),
     )
+
+
+def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two parts of a plan, for runs of one session that are kept apart, say together."""
+    merged = dict(one)
+    for name in ("notes", "not_used"):
+        said = one.get(name) or []
+        merged[name] = [*said, *(item for item in other.get(name) or () if item not in said)]
+    merged["directions"] = [*(one.get("directions") or ()), *(other.get("directions") or ())]
+    # The worse of the two decides: a session with a run that failed is not done.
+    actions = ("fail", "run", "done", "skip")
+    worse = min((one, other), key=lambda part: actions.index(part.get("action", "skip")))
+    return merged | {name: worse.get(name) for name in ("action", "reason")}
 
 
 def _read_session(

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -237,6 +238,18 @@ def test_quality_of_acquired_and_synthetic_are_told_apart(tmp_path):
 def test_both_directions_must_be_there(tmp_path):
     folder = Folder(tmp_path / "out", session(directions=tuple(Direction))).synthetic()
     assert "no synthetic BOLD in the folder" in folder.page().text
+
+
+def test_runs_kept_apart_are_told_together_and_all_must_be_there(tmp_path):
+    one, other = (replace(session(), bold=replace(session().bold, distinct={"run": str(k)})) for k in (1, 2))
+    folder = Folder(tmp_path, one, other).quality({"registration": PASSED})
+    stem = "sub-01/ses-1/dwi/sub-01_ses-1_run-{}_space-X_res-3_desc-synthetic_dwiref.nii.gz"
+    folder._write(stem.format(1), "")
+    assert folder.page().outcomes() == ["bad"]
+    folder._write(stem.format(2), "")
+    assert folder.page().outcomes() == ["good"]
+    folder.crash(text=CRASH.replace("ses_1_wf", "ses_1_run_2_wf"))
+    assert folder.page().outcomes() == ["doubt"]
 
 
 def test_crash_of_another_session_is_not_blamed_on_this_one(full):
