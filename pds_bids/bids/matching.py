@@ -184,14 +184,13 @@ class Search:
             return f"it has shape {shape}, expected a series (X, Y, Z, N)"
         dropped = _normal(self._series.entities).keys() - file.acquired.keys()
         joined = sorted(dropped - {"echo", "part"})
+        made_by = self._pipeline.official_name
         if joined:
-            notes.append(
-                f"{self._pipeline.official_name} names no {', '.join(joined)}: several acquired series may be joined"
-            )
+            notes.append(f"{made_by} names no {', '.join(joined)}: several acquired series may be joined")
         elif self._series.n_volumes not in (0, shape[3]):
             return f"it has {shape[3]} volumes, the acquired series {self._series.n_volumes}: another scan?"
         if "echo" in dropped:
-            notes.append(f"{self._pipeline.official_name}'s combination of the echoes is read")
+            notes.append(f"{made_by}'s combination of the echoes is read")
         return ""
 
     def _fieldmap_note(self) -> list[str]:
@@ -204,8 +203,8 @@ class Search:
             and rank(file) is not None
             for file in self._beside
         )
-        title = self._pipeline.official_name
-        note = f"{title} found a fieldmap, but its correction of distortion is not in the raw series"
+        made_by = self._pipeline.official_name
+        note = f"{made_by} found a fieldmap, but its correction of distortion is not in the raw series"
         return [note] if has_fieldmap else []
 
 

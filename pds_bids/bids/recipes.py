@@ -119,10 +119,11 @@ class Need:
             folder = f"{folder}{session}/{MODALITIES[modality].datatype}"
         for key in DERIVED_KEYS:
             if key == "res":
-                name += "[_res-*]" if "space" in self.labels else ""
+                is_resampled = None not in self.labels.get("space", (None,))
+                name += "[_res-*]" if is_resampled else ""
                 continue
             accepted = self.accepted(key, space) or ()
-            text = _either([label for label in accepted if label is not None])
+            text = _either(["*" if label == SAME_SPACE else label for label in accepted if label])
             name += f"[_{key}-{text}]" if text and None in accepted else f"_{key}-{text}" if text else ""
         return f"{folder}/{name}_{_either(self.suffixes)}{self.extensions[0]}"
 
@@ -133,7 +134,6 @@ def _either(labels: Sequence[str]) -> str:
 
 
 _IMAGE = (".nii.gz", ".nii")
-_XFM = (".h5", ".txt", ".mat")
 _TABLE = (".tsv",)
 
 
@@ -149,7 +149,8 @@ def _transform(role: str, source: tuple[str, ...], target: tuple[str, ...], desc
     # ``desc-coreg`` and ``desc-hmc`` came with fMRIPrep 23.2.
     descs = (desc, None) if desc else (None,)
     labels = {"from": source, "to": target, "mode": ("image",), "desc": descs}
-    return Need(role, ("xfm",), _XFM, labels, in_anat=role == "anat")
+    extensions = (".h5", ".txt", ".mat") if role == "anat" else (".txt", ".h5", ".mat")
+    return Need(role, ("xfm",), extensions, labels, in_anat=role == "anat")
 
 
 # ``regressors`` until fMRIPrep 20.1; QSIPrep 0.x wrote ``_confounds.tsv``.
