@@ -1,8 +1,8 @@
 """Transforms that ITK has written, as point maps.
 
 SimpleITK reads and evaluates them, since ITK's own code defines what its files mean: displacement is linear
-between the nodes of a field and zero outside of it. nitransforms 25.1 reads fewer types and gives nan outside;
-it serves as the second opinion in the tests.
+between the nodes of a field and zero outside of it. nitransforms 25.1 reads fewer types and gives nan
+outside; it serves as the second opinion in the tests.
 """
 
 import numpy as np

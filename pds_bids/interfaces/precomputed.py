@@ -122,7 +122,7 @@ class PrecomputedMotion(SimpleInterface):
         if len(motion) != series.shape[3]:
             name = Path(self.inputs.transforms).name
             raise DataError(
-                f"{name}: {len(motion)} transforms for {series.shape[3]} volumes; they belong to another series"
+                f"{name}: {len(motion)} transforms, {series.shape[3]} volumes: they belong to another series"
             )
         asked = self.inputs.dummy_scans
         n_dummy = detect_non_steady_state(series) if asked is None else min(asked, series.shape[3] - 2)

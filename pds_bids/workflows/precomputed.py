@@ -87,14 +87,14 @@ def init_precomputed_wf(
     Outputs
     -------
     series, n_dummy, mean, b0, anchor, mask, bias, scale, gradients
-        As of `init_bold_wf` or `init_dwi_wf`, on the grid of the series that is read, with the pipeline's mask.
+        As of `init_bold_wf` or `init_dwi_wf`, on the grid of the series that is read; the mask is theirs.
     motion
         What volumes are resampled with: identities for a realigned series.
     head_motion
         How the head had moved, for censoring and figures; the same as `motion` for a raw series.
     confounds, confounds_json
-        Of a realigned series: columns of the pipeline's table, and their description. Undefined for a raw one,
-        whose table is computed as usual.
+        Of a realigned series: columns of the pipeline's table, and their description. Undefined for a raw
+        one, whose table is computed as usual.
     template2native, native2template, gate
         As of `init_registration_wf`. The gate is our own, and the node fails below it.
     t1w2epi
@@ -104,14 +104,14 @@ def init_precomputed_wf(
         raise UsageError(precomputed.problem)
     workflow = pe.Workflow(name=name)
     is_dwi, made_by = series.modality is Modality.DWI, precomputed.dataset.source
-    read = precomputed.applied_to(series)
+    files, raw = precomputed.files, str(series.path)
     inputnode = identity(["template"], name="inputnode")
     outputnode = identity(PRECOMPUTED_FIELDS, name="outputnode")
-    conform = pe.Node(ConformSeries(in_file=str(read.path)), name="conform", mem_gb=mem_gb)
+    conform = pe.Node(ConformSeries(in_file=str(files.get("series", raw))), name="conform", mem_gb=mem_gb)
     moved = _motion_node(precomputed, dummy_scans)
     mean = pe.Node(MeanVolumes(), name="mean", mem_gb=0.5)
     brain = pe.Node(
-        PrecomputedBrain(mask=str(precomputed.files["mask"]), num_threads=omp_nthreads),
+        PrecomputedBrain(mask=str(files["mask"]), num_threads=omp_nthreads),
         name="their_brain",
         n_procs=omp_nthreads,
         mem_gb=0.5,
@@ -147,7 +147,7 @@ def init_precomputed_wf(
         workflow.connect(moved, "motion", outputnode, "head_motion")
     if is_dwi:
         gradients = pe.Node(
-            ConformGradients(dwi_file=str(read.path), bval=str(read.bval), bvec=str(read.bvec)),
+            ConformGradients(dwi_file=str(files["series"]), bval=str(files["bval"]), bvec=str(files["bvec"])),
             name="gradients",
         )
         workflow.connect([
