@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -33,6 +34,10 @@ from pds_bids.workflows.series import init_bold_wf, init_dwi_wf, init_registrati
 
 MNI = "MNI152NLin2009cAsym"
 N_SEGMENTS = 2
+# Voxels of a BOLD series in template space, which are not those of the model grid.
+BOLD_IN_MNI = Grid(
+    (64, 76, 62), np.array([[3, 0, 0, -95.3], [0, 3, 0, -131.1], [0, 0, 3, -77.9], [0, 0, 0, 1]])
+)
 # From the space of the scan to that of the anatomical image: as far as heads are turned between scans.
 NATIVE2ANAT = np.eye(4)
 NATIVE2ANAT[:3, :3] = Rotation.from_euler("XYZ", (7, -4, 10), degrees=True).as_matrix()
@@ -60,12 +65,21 @@ def run_stages(workflow: pe.Workflow, stages, template: str) -> dict[str, object
 
 
 @pytest.fixture(scope="session")
-def consume(segments_stage, tmp_path_factory):
-    """Look for a series in a derivative tree, and run what reads it, up to the model grid."""
+def native2anat() -> np.ndarray:
+    return NATIVE2ANAT
 
-    def run(root: Path, done: Preprocessed):
-        dataset = find_derivatives(root, Pipeline("qsiprep" if done.series.bval else "fmriprep"))
-        found = find_precomputed(dataset, done.series)
+
+@pytest.fixture(scope="session")
+def consume(make_tree, preprocessed, segments_stage, tmp_path_factory):
+    """Look for a series in a derivative tree and run what reads it, up to the model grid; once per tree."""
+
+    @cache
+    def run(tree: tuple):
+        pipeline, *options = tree
+        done = preprocessed[Pipeline(pipeline).modality]
+        found = find_precomputed(
+            find_derivatives(make_tree[pipeline](*options), Pipeline(pipeline)), done.series
+        )
         workflow = pe.Workflow("derived", base_dir=str(tmp_path_factory.mktemp("derived")))
         read = init_precomputed_wf(done.series, found, dummy_scans=None, omp_nthreads=1, mem_gb=1)
         return found, run_stages(workflow, [read, segments_stage(done.series)], done.template)
@@ -235,17 +249,17 @@ def anatomical_grid(native: Grid, codes: str) -> Grid:
 def make_tree(preprocessed, tmp_path_factory):
     """Write a small derivative tree at one level; gives its folder."""
 
-    def fmriprep(spaces: tuple[str, ...], *, is_old: bool = False) -> Path:
+    def fmriprep(spaces: tuple[str, ...], is_old: bool) -> Path:
         root = tmp_path_factory.mktemp("fmriprep")
         tree = Tree(root, "fMRIPrep", "21.0.2" if is_old else "25.1.0", preprocessed[Modality.BOLD], "func")
         native2native = PointMap.from_affine(tree.native, np.eye(4))
         anat = anatomical_grid(tree.native, "LAS")
         anat2native = PointMap.from_affine(anat, np.linalg.inv(NATIVE2ANAT))
-        template2native = PointMap.from_affine(RES02_GRID, np.eye(4)).then(tree.done.map("template2native"))
+        in_mni = PointMap.from_affine(BOLD_IN_MNI, np.eye(4))
         where = {
             "": (tree.native, native2native),
             "space-T1w": (anat, anat2native),
-            f"space-{MNI}_res-2": (RES02_GRID, template2native),
+            f"space-{MNI}_res-native": (BOLD_IN_MNI, in_mni.then(tree.done.map("template2native"))),
         }
         tree.mask("", *where[""])
         tree.hmc("from-orig_to-boldref_mode-image_desc-hmc_xfm.txt")
