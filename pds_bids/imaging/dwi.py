@@ -164,9 +164,9 @@ def distinct_directions(bvecs: np.ndarray) -> np.ndarray:
     """
     distinct = np.zeros((0, 3))
     for vector in np.asarray(bvecs, float).reshape(-1, 3):
-        is_new = np.abs(distinct @ vector).max(initial=0) < np.cos(SAME_DIRECTION)
-        if is_new and vector @ vector > 0.25:
-            distinct = np.vstack([distinct, vector])
+        length = np.linalg.norm(vector)
+        if length > 0.5 and np.abs(distinct @ vector / length).max(initial=0) < np.cos(SAME_DIRECTION):
+            distinct = np.vstack([distinct, vector / length])
     return distinct
 
 

@@ -31,8 +31,10 @@ __all__ = [
 PATCH_RADII = (2, 3, 4)
 # Of fewer volumes neither method can tell signal from noise: noise is what the others do not predict.
 N_VOLUMES_MIN = 10
-# Patch2Self predicts b0s from each other only; from fewer than these it would blur them.
-N_B0_MIN = 5
+# Patch2Self predicts b0s from b0s only; fewer than these are left alone.
+N_GROUP_MIN = 5
+# Voxels whose products are summed at once.
+SAMPLES_AT_ONCE = 100_000
 # Slices denoised at once; patches reach over their ends, so that this changes memory but no value.
 SLAB = 12
 
@@ -175,7 +177,7 @@ def denoise(
     radius = patch_radius(series.shape[3])
     if method is DenoiseMethod.MPPCA and radius is not None:
         return _mppca(series, vox2ras, radius)
-    return _patch2self(series, bvals, b0_threshold)
+    return _patch2self(series, vox2ras, np.asarray(bvals, float), b0_threshold)
 
 
 def remove_gibbs_ringing(data: np.ndarray, slice_axis: int) -> np.ndarray:
@@ -269,23 +271,46 @@ def _mppca(series: Series, vox2ras: np.ndarray, radius: int) -> Denoised:
     return Denoised(np.clip(data, 0, None, out=data), noise)
 
 
-def _patch2self(series: Series, bvals: np.ndarray, b0_threshold: float) -> Denoised:
-    from dipy.denoise.patch2self import patch2self
+def _patch2self(series: Series, vox2ras: np.ndarray, bvals: np.ndarray, b0_threshold: float) -> Denoised:
+    """Predict each volume linearly from the others of its kind.
 
-    raw = _slices(series, 0, series.shape[2])
-    # Version 1 works in memory; version 3 draws a random sketch, and its result changes from run to run.
-    data = patch2self(
-        raw,
-        np.asarray(bvals, float),
-        model="ols",
-        b0_threshold=b0_threshold,
-        b0_denoising=bool((bvals <= b0_threshold).sum() >= N_B0_MIN),
-        shift_intensity=False,
-        clip_negative_vals=True,
-        out_dtype=np.float32,
-        version=1,
-    )
-    return Denoised(data, (raw - data).std(3, dtype=np.float64).astype(np.float32))
+    The published estimator with patches of one voxel, in closed form. dipy 1.12.1 has it, but takes the mean
+    off the result in its first version (dipy issue 3967), and draws a random sketch in its third.
+    """
+    head = _head(series, vox2ras)
+    is_b0 = bvals <= b0_threshold
+    data = np.empty(series.shape, np.float32)
+    squares = np.zeros(series.shape[:3])
+    groups = [np.flatnonzero(~is_b0), np.flatnonzero(is_b0)]
+    models = [(group, *_leave_one_out(series, head, group)) for group in groups if len(group) >= N_GROUP_MIN]
+    for start in range(0, series.shape[2], SLAB):
+        slab = _slices(series, start, min(start + SLAB, series.shape[2]))
+        clean = slab.copy()
+        for group, mean, predictor in models:
+            clean[..., group] = (slab[..., group] - mean) @ predictor.T + mean
+        here = slice(start, start + slab.shape[2])
+        data[:, :, here] = np.clip(clean, 0, None)
+        squares[:, :, here] = ((slab - clean).astype(float) ** 2).sum(3)
+    n_predicted = sum(len(group) for group, _, _ in models)
+    return Denoised(data, np.sqrt(squares / max(n_predicted, 1)).astype(np.float32))
+
+
+def _leave_one_out(series: Series, inside: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means ``(n,)`` of volumes in a mask and ``(n, n)`` weights to predict each from the others.
+
+    With P the inverse of the covariance, least squares predicts volume i by -P_ij / P_ii of every other j.
+    """
+    samples = np.concatenate([block[inside] for _, block in volume_blocks(series, volumes.tolist())], axis=1)
+    mean = samples.mean(0, dtype=np.float64)
+    covariance = np.zeros((len(volumes), len(volumes)))
+    for rows in np.array_split(samples, max(1, len(samples) // SAMPLES_AT_ONCE)):
+        centred = rows - mean
+        covariance += centred.T @ centred
+    # Copies of one volume would leave no inverse.
+    precision = np.linalg.inv(covariance + 1e-9 * np.trace(covariance) / len(volumes) * np.eye(len(volumes)))
+    predictor = -precision / np.diag(precision)[:, None]
+    np.fill_diagonal(predictor, 0)
+    return mean, predictor
 
 
 def _head(series: Series, vox2ras: np.ndarray) -> np.ndarray:
