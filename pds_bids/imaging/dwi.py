@@ -11,9 +11,11 @@ __all__ = [
     "GradientTable",
     "Shell",
     "check_gradients",
+    "distinct_directions",
     "fsl_to_ras_bvecs",
     "ras_to_fsl_bvecs",
     "rotate_bvecs",
+    "tensor_problem",
 ]
 
 # A volume is a b0 up to 50 s/mm2; where there is none, up to 100 (crusher gradients of some scanners).
@@ -23,6 +25,15 @@ SHELL_GAP = 100.0
 SHELL_GAP_SHARE = 0.05
 # Tables are printed with few digits; beyond this the length of a vector means something else.
 NORM_TOLERANCE = 0.1
+# No scanner for people reaches this b-value (s/mm2): it is in s/m2. One up to 20 may be in ms/um2.
+BVAL_MAX = 1e5
+BVAL_MAX_MS_UM2 = 20.0
+# Two directions closer than this (radians) are one, measured twice; opposite ones, too.
+SAME_DIRECTION = 0.02
+# Ratio of the largest to the smallest singular value of the six products of direction components. Evenly
+# spread directions have 1.6, the least even scheme in use about 9 (Skare et al. 2000).
+TENSOR_CONDITION_MAX = 30.0
+N_TENSOR = 6
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,16 @@ def check_gradients(
     """
     bvals = np.array(bvals, dtype=float).ravel()
     if bvals.size != n_volumes:
-        raise GeometryError(
-            f"{name}: {n_volumes} volumes != {bvals.size} b-values; re-run the converter or trim the table"
-        )
+        swapped = bvals.size == 3 * n_volumes and np.size(bvecs) == n_volumes
+        hint = "the bval and the bvec file are exchanged" if swapped else "re-run the converter"
+        raise GeometryError(f"{name}: {n_volumes} volumes != {bvals.size} b-values; {hint} or trim the table")
     if not np.isfinite(bvals).all() or (bvals < 0).any():
         bad = np.flatnonzero(~np.isfinite(bvals) | (bvals < 0)).tolist()
         raise GeometryError(f"{name}: b-values of volumes {_some(bad)} are negative or not finite")
+    if bvals.max() > BVAL_MAX:
+        raise DataError(
+            f"{name}: largest b-value {bvals.max():g}, expected s/mm2; if it is in s/m2, divide by 1e6"
+        )
     threshold = next((t for t in B0_THRESHOLDS if (bvals <= t).any()), B0_THRESHOLDS[-1])
     if not (bvals <= threshold).any():
         raise DataError(
@@ -123,11 +138,71 @@ def check_gradients(
             "add the b0 of the same session to the series"
         )
     if not (bvals > threshold).any():
-        raise DataError(f"{name}: all {n_volumes} volumes have b <= {threshold:g} s/mm2; nothing is weighted")
+        may_be_ms = 0 < bvals.max() < BVAL_MAX_MS_UM2
+        hint = "; if b-values are in ms/um2, multiply them by 1000" if may_be_ms else ""
+        raise DataError(
+            f"{name}: all {n_volumes} volumes have b <= {threshold:g} s/mm2; nothing is weighted{hint}"
+        )
     vectors = _oriented(bvecs, n_volumes, name)
     return GradientTable(
         bvals, _normalised(vectors, bvals, threshold, name), threshold, _shells(bvals, threshold)
     )
+
+
+def distinct_directions(bvecs: np.ndarray) -> np.ndarray:
+    """Return the vectors that are not repetitions of one before, up to sign and about 1 degree.
+
+    Parameters
+    ----------
+    bvecs : ndarray
+        ``(N, 3)`` unit vectors; those of length zero are left out.
+
+    Returns
+    -------
+    ndarray
+        ``(M, 3)``, M <= N.
+    """
+    distinct = np.zeros((0, 3))
+    for vector in np.asarray(bvecs, float).reshape(-1, 3):
+        length = np.linalg.norm(vector)
+        if length > 0.5 and np.abs(distinct @ vector / length).max(initial=0) < np.cos(SAME_DIRECTION):
+            distinct = np.vstack([distinct, vector / length])
+    return distinct
+
+
+def tensor_problem(bvecs: np.ndarray) -> str:
+    """Say why directions do not determine a diffusion tensor.
+
+    Parameters
+    ----------
+    bvecs : ndarray
+        ``(N, 3)`` unit vectors of weighted volumes; those of length zero do not count.
+
+    Returns
+    -------
+    str
+        Empty when they do: six or more distinct axes that are not near a plane or another cone on which
+        different tensors look alike.
+
+    References
+    ----------
+    Skare et al., J Magn Reson 2000, doi:10.1006/jmre.2000.2209.
+
+    Examples
+    --------
+    >>> tensor_problem(np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0]]))
+    '2 distinct directions, at least 6 needed'
+    """
+    distinct = distinct_directions(bvecs)
+    if len(distinct) < N_TENSOR:
+        return f"{len(distinct)} distinct directions, at least {N_TENSOR} needed"
+    x, y, z = distinct.T
+    root = np.sqrt(2)
+    products = np.stack([x * x, y * y, z * z, root * x * y, root * x * z, root * y * z], 1)
+    sizes = np.linalg.svd(products, compute_uv=False)
+    if sizes[0] > TENSOR_CONDITION_MAX * sizes[-1]:
+        return f"the {len(distinct)} directions lie near a plane or a cone, so that some tensors look alike"
+    return ""
 
 
 def fsl_to_ras_bvecs(bvecs: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
@@ -261,9 +336,18 @@ def _normalised(bvecs: np.ndarray, bvals: np.ndarray, threshold: float, name: st
         )
     bad = np.flatnonzero(weighted & (np.abs(norms - 1) > NORM_TOLERANCE)).tolist()
     if bad:
+        squares, weights = norms[weighted] ** 2, bvals[weighted]
+        # A table that was already scaled has both: b follows the square of the length.
+        is_told_twice = np.ptp(weights) > SHELL_GAP and np.allclose(
+            squares, weights / weights.max(), atol=0.1
+        )
+        how = (
+            "b follows the square of the length already: normalise the vectors and leave b as it is"
+            if is_told_twice
+            else "if the scanner codes b in the length, multiply b by its square and normalise the vectors"
+        )
         raise GeometryError(
-            f"{name}: vectors of volumes {_some(bad)} have length {norms[bad[0]]:.3g}, expected 1; "
-            "if the scanner codes b in the length, multiply b by its square and normalise the vectors"
+            f"{name}: vectors of volumes {_some(bad)} have length {norms[bad[0]]:.3g}, expected 1; {how}"
         )
     unit = np.zeros_like(bvecs)
     unit[weighted] = bvecs[weighted] / norms[weighted, None]

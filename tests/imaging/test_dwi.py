@@ -4,7 +4,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import DataError, GeometryError
-from pds_bids.imaging.dwi import check_gradients, fsl_to_ras_bvecs, ras_to_fsl_bvecs, rotate_bvecs
+from pds_bids.imaging.dwi import (
+    check_gradients,
+    distinct_directions,
+    fsl_to_ras_bvecs,
+    ras_to_fsl_bvecs,
+    rotate_bvecs,
+    tensor_problem,
+)
 from pds_bids.imaging.grid import to_ras
 
 
@@ -70,6 +77,11 @@ def changed(index, value):
     return vectors
 
 
+def scaled(shares):
+    """Vectors that code b in their length, as some scanners write them."""
+    return directions(4) * np.sqrt(shares)[:, None]
+
+
 @pytest.mark.parametrize(
     ("n_volumes", "bvals", "bvecs", "error", "match"),
     [
@@ -81,7 +93,11 @@ def changed(index, value):
         (4, [0, 0, 0, 10], directions(4), DataError, "nothing is weighted"),
         (4, [0, 1000, 1000, 1000], changed(2, 0), GeometryError, "volumes 2 .* no direction"),
         (4, [0, 1000, 1000, 1000], changed(3, np.nan), GeometryError, "volumes 3 .* no direction"),
-        (4, [0, 1000, 1000, 1000], 0.7 * directions(4), GeometryError, "length 0.7, expected 1"),
+        (4, [0, 1000, 1000, 1000], 0.7 * directions(4), GeometryError, "length 0.7.*multiply b"),
+        (4, [0, 1000, 2000, 2000], scaled([0, 0.5, 1, 1]), GeometryError, "leave b as it is"),
+        (4, [0, 1, 1, 2.5], directions(4), DataError, "nothing is weighted.*ms/um2.*1000"),
+        (4, [0, 1e9, 1e9, 1e9], directions(4), DataError, "s/m2, divide by 1e6"),
+        (4, np.zeros(12), np.zeros((1, 4)), GeometryError, "bvec file are exchanged"),
     ],
 )
 def test_wrong_tables(n_volumes, bvals, bvecs, error, match):
@@ -128,3 +144,39 @@ def test_rotation_keeps_the_attenuation_of_a_fibre():
 def test_rotation_needs_one_matrix_each():
     with pytest.raises(GeometryError, match="2 vectors but motion"):
         rotate_bvecs(directions(2), np.eye(4)[None])
+
+
+def test_b0s_may_have_a_direction():
+    """Scanners write the direction of the next volume, or of a nominal b = 5."""
+    table = check_gradients(4, [5, 1000, 0, 1000], directions(4))
+    np.testing.assert_array_equal(table.bvecs[[0, 2]], 0)
+
+
+def test_repeated_and_opposite_directions_count_once():
+    vectors = directions(7)
+    repeated = np.vstack([np.zeros((1, 3)), vectors, -vectors, vectors + 1e-3])
+    np.testing.assert_allclose(distinct_directions(repeated), vectors)
+
+
+CIRCLE = np.stack([np.cos(np.arange(12) * 0.26), np.sin(np.arange(12) * 0.26), np.zeros(12)], 1)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "expected"),
+    [
+        (directions(30), ""),
+        (np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]) / np.sqrt(2), ""),
+        (np.repeat(directions(5), 4, 0), "5 distinct directions, at least 6 needed"),
+        (np.tile([[0, 0, 1.0]], (12, 1)), "1 distinct directions, at least 6 needed"),
+        (CIRCLE, "the 12 directions lie near a plane"),
+        (CIRCLE * 0.6 + [0, 0, 0.8], "the 12 directions lie near a plane or a cone"),
+    ],
+)
+def test_which_directions_determine_a_tensor(vectors, expected):
+    """Independent: whether the six unknowns can be solved for."""
+    problem = tensor_problem(vectors)
+    assert problem.startswith(expected)
+    assert bool(problem) == bool(expected)
+    x, y, z = vectors.T
+    rank = np.linalg.matrix_rank(np.stack([x * x, y * y, z * z, x * y, x * z, y * z], 1), tol=1e-6)
+    assert (rank == 6) == (not expected)
