@@ -1,28 +1,23 @@
-"""Who has what, who misses what, what will be done, and why not."""
+"""What will be done for every session: the plan as data, as JSON and as a table."""
 
 import json
-import logging
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
-from pds_bids.bids.collect import Choice, Reading, choose_anatomy, choose_series
-from pds_bids.bids.layout import DatasetFiles, check_dataset, find_files, index_dataset, select_participants
-from pds_bids.bids.metadata import parse_entities
+from pds_bids.bids.derivatives import Precomputed
 from pds_bids.bids.series import Series
 from pds_bids.bids.write import write_text
-from pds_bids.config import Ignore, RunConfig, Synthesize
-from pds_bids.exceptions import NothingSelectedError
+from pds_bids.config import Synthesize
 from pds_bids.modalities import Direction, Modality
 
-__all__ = ["Action", "Plan", "SessionPlan", "make_plan"]
+__all__ = ["COMPLETE", "Action", "Plan", "SessionPlan"]
 
-LOGGER = logging.getLogger("pds_bids.plan")
 COMPLETE = "nothing is missing: BOLD and DWI are there (--synthesize both redoes them)"
 
 
@@ -47,6 +42,8 @@ class SessionPlan:
         Label without ``ses-``; None in a dataset without sessions.
     bold, dwi : Series or None
         Series that are read; None where there is none, or none usable.
+    bold_derivatives, dwi_derivatives : Precomputed or None
+        What another pipeline has made of a series, where it was asked for.
     t1w : Path or None
         T1w image of the participant.
     t1w_session : str or None
@@ -67,6 +64,8 @@ class SessionPlan:
     session: str | None = None
     bold: Series | None = None
     dwi: Series | None = None
+    bold_derivatives: Precomputed | None = None
+    dwi_derivatives: Precomputed | None = None
     t1w: Path | None = None
     t1w_session: str | None = None
     directions: tuple[Direction, ...] = ()
@@ -80,7 +79,8 @@ class SessionPlan:
         """Name for messages: ``sub-01 ses-1``, with ``run-2`` where runs are kept apart."""
         parts = self.entities
         for direction in self.directions:
-            parts |= self.entities_of(direction)
+            source = self.series(direction.source)
+            parts |= source.distinct if source is not None else {}
         return " ".join(f"{key}-{value}" for key, value in parts.items())
 
     @property
@@ -94,18 +94,28 @@ class SessionPlan:
         return {"sub": self.participant} | ({"ses": self.session} if self.session else {})
 
     def entities_of(self, direction: Direction) -> dict[str, str]:
-        """Entities of what is synthesised: those of the session, and what tells its source from others."""
-        source = self.series(direction.source)
-        return self.entities | (source.distinct if source is not None else {})
+        """Entities of what is synthesised: those of the session, and what tells its source from others.
+
+        With the space of the source, where that is not the space of its scan.
+        """
+        source, precomputed = self.series(direction.source), self.derivatives(direction.source)
+        entities = self.entities | (source.distinct if source is not None else {})
+        return entities | (precomputed.space_entities if precomputed is not None else {})
 
     def series(self, modality: Modality) -> Series | None:
         """Return the series of one modality."""
         return self.bold if modality is Modality.BOLD else self.dwi
 
+    def derivatives(self, modality: Modality) -> Precomputed | None:
+        """Return what another pipeline has made of the series of one modality."""
+        return self.bold_derivatives if modality is Modality.BOLD else self.dwi_derivatives
+
     def sources(self) -> tuple[Path, ...]:
         """Return the files that are read, for provenance."""
         acquired = (self.bold, self.dwi)
         paths = [path for series in acquired if series is not None for path in series.files()]
+        for precomputed in (self.bold_derivatives, self.dwi_derivatives):
+            paths += precomputed.files.values() if precomputed is not None else ()
         return (*paths, *([self.t1w] if self.t1w else []))
 
 
@@ -182,177 +192,6 @@ class Plan:
         return _render(self)
 
 
-def make_plan(config: RunConfig, problems: Sequence[str] = ()) -> Plan:
-    """Decide what to do for every selected session.
-
-    BOLD and DWI pair within a session; a T1w image may come from another session of the same participant.
-
-    Parameters
-    ----------
-    config : RunConfig
-        What was asked for.
-    problems : sequence of str
-        Findings of the BIDS validator, shown with the plan.
-
-    Returns
-    -------
-    Plan
-        Sessions that run, that are skipped, and that fail, with reasons.
-
-    Raises
-    ------
-    InvalidBIDSError
-        If the folder is not a BIDS dataset.
-    NothingSelectedError
-        If the participants, sessions or tasks asked for are not there, or no session has what is needed.
-    UsageError
-        If the filter file is not valid.
-    """
-    description = check_dataset(config.bids_dir)
-    participants = select_participants(config.bids_dir, config.participant_label)
-    files = find_files(index_dataset(config, participants), participants, config)
-    _check_sessions(files, config.session_label)
-    sessions = [
-        session for label in participants for session in _plan_participant(label, files[label], config)
-    ]
-    for session in sessions:
-        LOGGER.info("%s: %s, %s", session.label, session.action, session.reason)
-    if all(session.action is Action.SKIP and session.reason != COMPLETE for session in sessions):
-        raise NothingSelectedError(
-            f"--synthesize {config.synthesize}: there is nothing to do it with in {config.bids_dir}: "
-            + "; ".join(f"{session.label}: {session.reason}" for session in sessions[:5])
-        )
-    return Plan(
-        str(description["Name"]), config.bids_dir, config.synthesize, tuple(sessions), tuple(problems)
-    )
-
-
-def _check_sessions(files: dict[str, DatasetFiles], labels: tuple[str, ...]) -> None:
-    present = {session for own in files.values() for session in own.sessions() if session}
-    absent = sorted(set(labels) - present)
-    if absent:
-        raise NothingSelectedError(
-            f"no such session: {', '.join(absent)}; the selected participants have: "
-            f"{', '.join(sorted(present)) or 'no sessions'}"
-        )
-
-
-def _plan_participant(label: str, files: DatasetFiles, config: RunConfig) -> list[SessionPlan]:
-    """Plan the selected sessions of one participant."""
-    sessions = [
-        session for session in files.sessions() if not config.session_label or session in config.session_label
-    ]
-    if not sessions:
-        asked = " of the sessions asked for" if config.session_label else ""
-        return [SessionPlan(label, reason=f"no BOLD, DWI or T1w image{asked}")]
-    return [own for session in sessions for own in _apart(*_plan_session(label, session, files, config))]
-
-
-def _apart(planned: SessionPlan, choices: dict[Modality, Choice]) -> list[SessionPlan]:
-    """Return the plan of a session, and one for every further series that is read on its own."""
-    plans = [planned]
-    for direction in planned.directions:
-        for series in choices[direction.source].apart:
-            own = {"bold": planned.bold, "dwi": planned.dwi} | {str(direction.source): series}
-            plans.append(replace(planned, bold=own["bold"], dwi=own["dwi"], directions=(direction,)))
-    return plans
-
-
-def _plan_session(
-    participant: str, session: str | None, files: DatasetFiles, config: RunConfig
-) -> tuple[SessionPlan, dict[Modality, Choice]]:
-    reading = Reading(config.runs, config.combine_echoes, Ignore.FIELDMAPS not in config.ignore)
-    choices = {
-        modality: choose_series(
-            modality,
-            files.of_session(modality, session),
-            config.bids_dir,
-            files.selected.__contains__,
-            reading,
-        )
-        for modality in Modality
-    }
-    t1w, t1w_not_used = choose_anatomy(files.found["t1w"], session, files.selected.__contains__)
-    t1w_session = parse_entities(t1w).get("ses") if t1w else None
-    not_used = [item for choice in choices.values() for item in choice.not_used] + list(t1w_not_used)
-    not_used += [(path, "a reference volume, not a series") for path in files.of_session("sbref", session)]
-    not_used += [
-        (path, "fieldmap; this version does not correct distortion")
-        for path in files.of_session("fmap", session)
-    ]
-    directions, action, reason = _decide(choices, config.synthesize)
-    planned = SessionPlan(
-        participant,
-        session,
-        choices[Modality.BOLD].series,
-        choices[Modality.DWI].series,
-        t1w,
-        t1w_session,
-        directions,
-        tuple(not_used),
-        action,
-        reason,
-        _notes(choices, directions, session, t1w),
-    )
-    return planned, choices
-
-
-def _decide(
-    choices: dict[Modality, Choice], synthesize: Synthesize
-) -> tuple[tuple[Direction, ...], Action, str]:
-    """Return what is synthesised in a session, what happens to it, and why."""
-    acquired = [modality for modality in Modality if choices[modality].is_acquired]
-    if not acquired:
-        return (), Action.SKIP, "neither BOLD nor DWI"
-    if synthesize is Synthesize.MISSING:
-        targets = [modality for modality in Modality if modality not in acquired]
-        if not targets:
-            return (), Action.SKIP, COMPLETE
-    elif synthesize is Synthesize.BOTH:
-        targets = list(Modality)
-    else:
-        targets = [Modality(synthesize)]
-    failures, gaps, directions = [], [], []
-    for target in targets:
-        source = choices[target.other]
-        name = target.other.upper()
-        if source.series is not None:
-            directions.append(Direction.to(target))
-        elif source.problem:
-            failures.append(f"{name} cannot be used: {source.problem}")
-        elif source.is_acquired:
-            gaps.append(f"the filters leave no {name} to synthesise {target.upper()} from")
-        else:
-            gaps.append(f"no {name} to synthesise {target.upper()} from")
-    if failures:
-        return (), Action.FAIL, "; ".join(failures)
-    if not directions:
-        return (), Action.SKIP, "; ".join(gaps)
-    missing = [target.upper() for target in (d.target for d in directions) if target not in acquired]
-    why = f"no {missing[0]} was acquired" if missing else f"asked for with --synthesize {synthesize}"
-    return tuple(directions), Action.RUN, "; ".join([why, *gaps])
-
-
-def _notes(
-    choices: dict[Modality, Choice],
-    directions: tuple[Direction, ...],
-    session: str | None,
-    t1w: Path | None,
-) -> tuple[str, ...]:
-    """Return what a reader should know about a session besides the reason."""
-    notes = [note for choice in choices.values() for note in choice.notes]
-    for direction in directions:
-        target = choices[direction.target]
-        if target.is_acquired and target.series is None:
-            why = target.problem or "the filters leave none"
-            notes.append(f"acquired {direction.target.upper()} is not compared with: {why}")
-    if t1w is None:
-        notes.append("no T1w image: the series are registered to the template directly")
-    elif (other := parse_entities(t1w).get("ses")) != session:
-        notes.append(f"T1w is from {f'ses-{other}' if other else 'outside of sessions'}")
-    return tuple(notes)
-
-
 def _restored(value: Any, hint: Any) -> Any:
     """Turn what `json` gives back into the type of a field: dataclasses, tuples, paths, members of enums."""
     if get_origin(hint) is UnionType:
@@ -362,6 +201,8 @@ def _restored(value: Any, hint: Any) -> Any:
         each = get_args(hint)
         each = each[:1] * len(value) if each[-1] is Ellipsis else each
         return tuple(_restored(item, kind) for item, kind in zip(value, each, strict=True))
+    if get_origin(hint) is dict:
+        return {key: _restored(item, get_args(hint)[1]) for key, item in value.items()}
     if is_dataclass(hint):
         hints = get_type_hints(hint)
         return cast(Any, hint)(**{name: _restored(item, hints[name]) for name, item in value.items()})
@@ -398,7 +239,10 @@ def _render(plan: Plan) -> str:
             names = ", ".join(path.name for path, own in session.not_used if own == reason)
             remarks.append(f"not used: {names}: {reason}")
         for remark in remarks:
-            lines += wrapper.wrap(remark)
+            # A listing has lines of its own.
+            lines += (
+                wrapper.wrap(remark) if "\n" not in remark else textwrap.indent(remark, "    ").split("\n")
+            )
     counts = Counter(session.action for session in plan.sessions)
     lines += ["", ", ".join(f"{counts[action]} to {action}" for action in Action if counts[action])]
     if plan.problems:

@@ -9,7 +9,8 @@ from pds_bids.bids.series import Series
 from pds_bids.config import RunConfig
 from pds_bids.exceptions import InvalidBIDSError, NothingSelectedError, UsageError
 from pds_bids.modalities import Direction, Modality
-from pds_bids.plan import COMPLETE, Action, Plan, SessionPlan, make_plan
+from pds_bids.plan import COMPLETE, Action, Plan, SessionPlan
+from pds_bids.planning import make_plan
 
 SKELETONS = [
     "one_missing",

@@ -58,7 +58,12 @@ def check_output_dir(output_dir: Path) -> None:
         )
 
 
-def write_dataset_files(output_dir: Path, bids_dir: Path, source: Mapping[str, Any]) -> None:
+def write_dataset_files(
+    output_dir: Path,
+    bids_dir: Path,
+    source: Mapping[str, Any],
+    derivatives: Mapping[str, Path] | None = None,
+) -> None:
     """Write the description, README, labels and ``.bidsignore``; any number of jobs may do so at once.
 
     Parameters
@@ -69,6 +74,8 @@ def write_dataset_files(output_dir: Path, bids_dir: Path, source: Mapping[str, A
         Input dataset.
     source : Mapping
         Its ``dataset_description.json``.
+    derivatives : Mapping or None
+        Folders of other pipelines that are read, by name.
 
     Raises
     ------
@@ -79,7 +86,7 @@ def write_dataset_files(output_dir: Path, bids_dir: Path, source: Mapping[str, A
     write_text(output_dir / ".bidsignore", bidsignore())
     write_json(
         output_dir / "dataset_description.json",
-        dataset_description(bids_dir, source, container_from_environment()),
+        dataset_description(bids_dir, source, container_from_environment(), derivatives),
     )
     write_tsv(output_dir / "descriptions.tsv", ("desc_id", "description"), descriptions())
     write_text(output_dir / "README.md", README)

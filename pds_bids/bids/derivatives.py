@@ -4,17 +4,18 @@ The raw dataset remains the index of what was acquired; `pds_bids.bids.recipes` 
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import nibabel as nib
+import numpy as np
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.matching import LookUp, Search
 from pds_bids.bids.metadata import split_name
 from pds_bids.bids.recipes import RECIPES, Level, Pipeline
+from pds_bids.bids.series import Series
 from pds_bids.exceptions import UsageError
 
 __all__ = [
@@ -25,9 +26,10 @@ __all__ = [
     "Precomputed",
     "find_derivatives",
     "find_precomputed",
-    "parse_derivatives",
 ]
 
+# Label of the resolution of our own grid in the template.
+OWN_RESOLUTION = "3"
 # Names that a listing shows at most.
 LISTED = 20
 
@@ -109,6 +111,18 @@ class Precomputed:
         return split_name(self.files["series"].name)[0]["space"]
 
     @property
+    def space_entities(self) -> dict[str, str]:
+        """Entities of names that say where the series lies; none in the space of the scan."""
+        if not self.space:
+            return {}
+        found = split_name(self.files["series"].name)[0]
+        entities: dict[str, str] = {key: found[key] for key in ("space", "res") if key in found}
+        if self.level is Level.TEMPLATE and found.get("res", OWN_RESOLUTION) == OWN_RESOLUTION:
+            # Their grid, whatever it is called, is not ours.
+            entities["res"] = "source"
+        return entities
+
+    @property
     def problem(self) -> str:
         """Why it cannot be used, in a sentence; empty if it can."""
         if self.level is not None:
@@ -142,68 +156,28 @@ class Precomputed:
     def applied_to(self, series: Series) -> Series:
         """Return the series that is read: theirs if there is one, otherwise the raw one.
 
-        Its path gives size and storage order; entities and metadata stay those of the acquisition.
+        Its path gives size and storage order; entities and metadata stay those of the acquisition, with the
+        space that the series is in.
         """
         if not self.is_realigned:
             return series
         path = self.files["series"]
+        image = nib.load(path)
         return replace(
             series,
             path=path,
-            n_volumes=nib.load(path).shape[3],
+            entities=series.entities | self.space_entities,
+            n_volumes=image.shape[3],
+            voxel_mm3=float(abs(np.linalg.det(image.affine[:3, :3]))),
+            echoes=(),
+            joined=(),
             bval=self.files.get("bval"),
             bvec=self.files.get("bvec"),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a form for JSON."""
-        return json.loads(json.dumps(asdict(self), default=str))
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Undo `to_dict`."""
-        dataset, level = content["dataset"], content["level"]
-        looks = (
-            LookUp(**{**look, "level": Level(look["level"]), "path": look["path"] and Path(look["path"])})
-            for look in content["look_ups"]
-        )
-        return cls(
-            DerivativeDataset(Pipeline(dataset["pipeline"]), Path(dataset["root"]), dataset["version"]),
-            content["label"],
-            Level(level) if level else None,
-            {role: Path(path) for role, path in content["files"].items()},
-            tuple(looks),
-            tuple(content["nearby"]),
-            tuple(content["notes"]),
         )
 
     def _by_level(self) -> list[tuple[Level, list[LookUp]]]:
         levels = dict.fromkeys(look.level for look in self.look_ups)
         return [(level, [look for look in self.look_ups if look.level is level]) for level in levels]
-
-
-def parse_derivatives(values: Iterable[str]) -> dict[Pipeline, Path]:
-    """Read the values of ``-d``.
-
-    Raises
-    ------
-    UsageError
-        If one is not ``PIPELINE=PATH``, or a pipeline is given twice.
-
-    Examples
-    --------
-    >>> sorted(parse_derivatives(["fmriprep=/data/fmriprep", "qsiprep=/data/qsiprep"]))
-    [<Pipeline.FMRIPREP: 'fmriprep'>, <Pipeline.QSIPREP: 'qsiprep'>]
-    """
-    found: dict[Pipeline, Path] = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals or not path or name.lower() not in set(Pipeline):
-            raise UsageError(f"-d {value}: expected {' or '.join(f'{p}=PATH' for p in Pipeline)}")
-        if name.lower() in found:
-            raise UsageError(f"-d {value}: {name} is given twice; one folder per pipeline can be read")
-        found[Pipeline(name.lower())] = Path(path)
-    return found
 
 
 def find_derivatives(root: Path, pipeline: Pipeline) -> DerivativeDataset:

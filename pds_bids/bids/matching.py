@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel as nib
 from nibabel.filebasedimages import ImageFileError
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.metadata import missing_content, split_name
 from pds_bids.bids.recipes import DERIVED_KEYS, NATIVE_LABELS, RECIPES, Level, Need, Pipeline
+from pds_bids.bids.series import Series
 from pds_bids.modalities import MODALITIES
 
 __all__ = ["LookUp", "Search"]

@@ -20,6 +20,7 @@ __all__ = [
     "bidsignore",
     "find_outputs",
     "identify",
+    "is_on_template_grid",
     "log_dir",
     "modalities_of",
     "output_keys",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 # Entities that derived names add to those of their source.
+SPACE_ENTITIES = ("space", "res")
 DERIVED_ENTITIES = ("space", "res", "atlas", "from", "to", "mode", "stat", "model", "param", "desc")
 
 
@@ -105,7 +107,7 @@ def output_path(
         Row of ``data/io_spec.json``.
     entities : Mapping of str to str
         Entities of the source, short keys (``sub``, ``ses``, ``task``); more than the output keeps may be
-        given.
+        given. A ``space`` (and ``res``) among them is that of images that are not on the template grid.
     modality : Modality or None
         Modality that the output shows: of a synthetic image the target. None where only one fits.
     in_template : bool
@@ -160,6 +162,8 @@ def output_path(
     parts = _kept(row, entities) | _fixed(row, modality) | free
     if in_template:
         parts |= _spec()["template_entities"]
+    elif not row.get("is_image", "template" in row):
+        parts = {key: value for key, value in parts.items() if key not in SPACE_ENTITIES}
     suffix = row["suffix"].format(**_words(modality))
     name = "_".join([*(f"{entity}-{parts[entity]}" for entity in _ordered(parts)), suffix])
     return _folder(row, modality, parts) / f"{name}{extension}"
@@ -183,7 +187,9 @@ def identify(path: PurePath) -> OutputName | None:
     own = {key: value for key, value in entities.items() if key not in DERIVED_ENTITIES}
     if "sub" not in own:
         return None
-    in_template = "space" in entities
+    in_template = is_on_template_grid(path)
+    if not in_template:
+        own |= {key: entities[key] for key in SPACE_ENTITIES if key in entities}
     for key in output_keys():
         row = _row(key)
         free = {name: entities[name] for name in row.get("free", ()) if name in entities}
@@ -196,6 +202,19 @@ def identify(path: PurePath) -> OutputName | None:
             if path.parts[-len(expected.parts) :] == expected.parts:
                 return name
     return None
+
+
+def is_on_template_grid(path: PurePath) -> bool:
+    """Whether an output's name says that it is on the template grid.
+
+    Examples
+    --------
+    >>> is_on_template_grid(Path("sub-01_space-MNI152NLin2009cAsym_res-3_desc-mean_boldref.nii.gz"))
+    True
+    >>> is_on_template_grid(Path("sub-01_space-T1w_desc-mean_boldref.nii.gz"))
+    False
+    """
+    return _spec()["template_entities"].items() <= split_name(path.name)[0].items()
 
 
 def find_outputs(output_dir: Path, participant: str = "*") -> Iterator[tuple[Path, OutputName]]:

@@ -241,7 +241,10 @@ def synthetic_sidecar(
 
 
 def dataset_description(
-    bids_dir: Path, source: Mapping[str, Any], container: Mapping[str, str] | None = None
+    bids_dir: Path,
+    source: Mapping[str, Any],
+    container: Mapping[str, str] | None = None,
+    derivatives: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Return ``dataset_description.json`` of the outputs.
 
@@ -253,12 +256,15 @@ def dataset_description(
         Its description.
     container : Mapping or None
         ``Type``, ``Tag`` and ``URI`` of the container that this runs in.
+    derivatives : Mapping or None
+        Folders of other pipelines that are read, by name.
 
     Returns
     -------
     dict
         Content of the JSON file.
     """
+    read = dict(derivatives or {})
     generator: dict[str, Any] = {
         "Name": "pds-bids",
         "Version": __version__,
@@ -277,8 +283,8 @@ def dataset_description(
         "License": source.get("License") or "as the source dataset",
         "Authors": list(source.get("Authors") or []),
         "GeneratedBy": [generator],
-        "SourceDatasets": [origin],
-        "DatasetLinks": {RAW: bids_dir.as_uri()},
+        "SourceDatasets": [origin, *({"URL": folder.as_uri()} for folder in read.values())],
+        "DatasetLinks": {name: folder.as_uri() for name, folder in ({RAW: bids_dir} | read).items()},
         "HowToAcknowledge": "See logs/CITATION.md. Files named desc-synthetic* are predictions, not scans.",
     }
 

@@ -21,7 +21,8 @@ __all__ = ["begin", "finish", "rebuild_reports", "write_methods"]
 
 def begin(plan: Plan, config: RunConfig) -> None:
     """Write what describes the dataset and the run, before anything is computed."""
-    write_dataset_files(config.output_dir, config.bids_dir, check_dataset(config.bids_dir))
+    description = check_dataset(config.bids_dir)
+    write_dataset_files(config.output_dir, config.bids_dir, description, config.derivatives_dirs())
     for participant in _participants(plan):
         own = replace(plan, sessions=tuple(s for s in plan.sessions if s.participant == participant))
         own.save(config.output_dir / f"sub-{participant}" / "log" / f"plan_sub-{participant}.json")

@@ -68,7 +68,8 @@ def _run(config: RunConfig) -> int:
     from pds_bids.bids.dataset import check_output_dir  # late: pybids and pandas
     from pds_bids.bids.layout import check_dataset, select_participants
     from pds_bids.cli.completion import is_done
-    from pds_bids.plan import Action, make_plan
+    from pds_bids.plan import Action
+    from pds_bids.planning import make_plan
 
     check_dataset(config.bids_dir)
     check_output_dir(config.output_dir)

@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.base.support import Bunch
 
+from pds_bids.bids.names import is_on_template_grid
 from pds_bids.bids.write import replacing, write_json, write_nifti, write_text
 from pds_bids.imaging.grid import from_ras
 from pds_bids.imaging.registration import to_itk_displacement
@@ -41,6 +42,12 @@ class _SaveDerivativesInputSpec(DynamicTraitedSpec, BaseInterfaceInputSpec):
     paths = traits.Dict(traits.Str, traits.Str, mandatory=True, desc="output to path below the dataset")
     sidecars = traits.Dict(
         traits.Str, traits.Dict, usedefault=True, desc="output to content of its JSON file"
+    )
+    more_of = traits.Dict(
+        traits.Str,
+        traits.Str,
+        usedefault=True,
+        desc="output to the input, JSON, that is added to its sidecar",
     )
     volumes = traits.Dict(traits.Str, traits.Str, usedefault=True, desc="output to `Volumes`")
     inputs_of = traits.Dict(
@@ -85,7 +92,9 @@ class SaveDerivatives(SimpleInterface):
             self._write(output, Path(source), path)
             sidecar = self.inputs.sidecars.get(output)
             if sidecar is not None:
-                write_json(path.with_name(path.name.split(".")[0] + ".json"), sidecar | extra)
+                more = getattr(self.inputs, self.inputs.more_of.get(output, ""), None)
+                own = json.loads(Path(more).read_text()) if more else {}
+                write_json(path.with_name(path.name.split(".")[0] + ".json"), sidecar | own | extra)
             written.append(str(path))
         self._results["out_files"] = written
         return runtime
@@ -107,7 +116,7 @@ class SaveDerivatives(SimpleInterface):
             data = data[..., 0]
         elif chosen is Volumes.REST:
             data = data[..., 1:]
-        in_template = "_space-" in path.name
+        in_template = is_on_template_grid(path)
         data, vox2ras = (data, grid.vox2ras) if in_template else self._as_stored(data)
         write_nifti(
             path,

@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,15 @@ from pds_bids.imaging.dwi_maps import ShellMeans, TensorMaps, maps_at
 from pds_bids.imaging.dwi_orientation import judge_table
 from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.realign import segment_means
-from pds_bids.interfaces.images import load, load_map, open_series, save, stored_affine
+from pds_bids.interfaces.images import (
+    load,
+    load_distortion,
+    load_map,
+    open_series,
+    save,
+    series_writer,
+    stored_affine,
+)
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import read_template
 from pds_bids.template import MODEL_GRID, load_template
@@ -29,6 +38,7 @@ _LOG = logging.getLogger("pds_bids.interfaces")
 class _DenoiseDWIInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="conformed series, as acquired, never interpolated")
     gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
+    starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     method = traits.Enum(*[str(m) for m in DenoiseMethod], usedefault=True, desc="how noise is removed")
     degibbs = traits.Bool(False, usedefault=True, desc="remove Gibbs ringing after the noise")
     dwi_file = File(exists=True, desc="acquired series, whose storage order tells the slice axis")
@@ -65,16 +75,34 @@ class DenoiseDWI(SimpleInterface):
         series, vox2ras = open_series(self.inputs.in_file)
         table = read_gradients(self.inputs.gradients)
         name = Path(self.inputs.dwi_file or self.inputs.in_file).name
+        edges = [*self.inputs.starts, series.shape[3]]
+        noise_sd = []
         # Sums over threads differ in their last bits, and the matrices are small.
-        with threadpool_limits(self.inputs.num_threads):
-            clean = denoise(series, vox2ras, method, table.bvals, b0_threshold=table.b0_threshold, name=name)
-            data = clean.data
-            if self.inputs.degibbs:
-                data = remove_gibbs_ringing(data, self._slice_axis())
-                self._results["notes"] += self._about_partial_fourier(name)
-        self._results["out_file"] = save("denoised.nii", data, vox2ras)
+        with (
+            threadpool_limits(self.inputs.num_threads),
+            series_writer("denoised.nii", series.shape, vox2ras) as write,
+        ):
+            # Runs differ in distortion, position or gain: the noise of one says nothing about another's.
+            for first, last in pairwise(edges):
+                clean = denoise(
+                    series[..., first:last],
+                    vox2ras,
+                    method,
+                    table.bvals[first:last],
+                    b0_threshold=table.b0_threshold,
+                    name=name,
+                )
+                noise_sd.append(clean.noise_sd)
+                data = clean.data
+                if self.inputs.degibbs:
+                    data = remove_gibbs_ringing(data, self._slice_axis())
+                for k in range(data.shape[3]):
+                    write(data[..., k])
+        if self.inputs.degibbs:
+            self._results["notes"] += self._about_partial_fourier(name)
+        self._results["out_file"] = str(Path("denoised.nii").absolute())
         if method is not DenoiseMethod.NONE:
-            self._results["noise_map"] = save("noise.nii", clean.noise_sd, vox2ras)
+            self._results["noise_map"] = save("noise.nii", np.mean(noise_sd, axis=0), vox2ras)
         return runtime
 
     def _slice_axis(self) -> int:
@@ -98,6 +126,7 @@ class _TensorFitInputSpec(BaseInterfaceInputSpec):
     motion = File(exists=True, mandatory=True, desc="point maps from the reference to each volume")
     gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
     mask = File(exists=True, mandatory=True, desc="brain mask of the reference")
+    distortion = File(exists=True, desc="off-resonance in the reference, .npz")
     bias = File(exists=True, desc="bias field; FA and MD hardly depend on it, shell means do")
     template2native = File(exists=True, desc="point map, for maps on the model grid")
     template_mask = File(exists=True, desc="brain on the model grid; the warped mask when omitted")
@@ -166,7 +195,8 @@ class TensorFit(SimpleInterface):
         series, vox2ras = open_series(self.inputs.in_file)
         bias = load(self.inputs.bias)[0] if self.inputs.bias else None
         each = [[k] for k in range(series.shape[3])]
-        return segment_means(series, vox2ras, np.load(self.inputs.motion), each, points, bias=bias).T
+        motion, distortion = np.load(self.inputs.motion), load_distortion(self.inputs.distortion)
+        return segment_means(series, vox2ras, motion, each, points, bias=bias, distortion=distortion).T
 
     def _save_shells(self, shells: ShellMeans, inside: np.ndarray, grid: Grid) -> None:
         self._results["shells"] = _save_inside("shells.nii", shells.means.T, inside, grid)

@@ -59,7 +59,7 @@ class _PrecomputedConfoundsInputSpec(BaseInterfaceInputSpec):
 class _PrecomputedConfoundsOutputSpec(TraitedSpec):
     motion = File(desc="(N, 4, 4) identities, .npy: nothing is left to realign")
     head_motion = File(desc="(N, 4, 4) maps whose six parameters are those of the table, .npy")
-    n_dummy = traits.Int(desc="non-steady-state volumes at the start")
+    dummies = traits.List(traits.Int, desc="non-steady-state volumes")
     table = File(desc="TSV, one row per volume")
     description = File(desc="JSON that describes the columns")
 
@@ -88,7 +88,7 @@ class PrecomputedConfounds(SimpleInterface):
         kept = table[[column for column in table.columns if _is_kept(column)]]
         self._results["motion"] = _save_array("motion.npy", np.tile(np.eye(4), (n_volumes, 1, 1)))
         self._results["head_motion"] = _save_array("head_motion.npy", moved)
-        self._results["n_dummy"] = n_dummy
+        self._results["dummies"] = list(range(n_dummy))
         self._results["table"] = str(Path.cwd() / "confounds.tsv")
         kept.to_csv(self._results["table"], sep="\t", index=False, na_rep="n/a", float_format="%.8g")
         self._results["description"] = str(Path.cwd() / "confounds.json")
@@ -107,7 +107,7 @@ class _PrecomputedMotionInputSpec(BaseInterfaceInputSpec):
 
 class _PrecomputedMotionOutputSpec(TraitedSpec):
     motion = File(desc="(N, 4, 4) point maps from the reference to each volume, RAS mm, .npy")
-    n_dummy = traits.Int(desc="non-steady-state volumes at the start")
+    dummies = traits.List(traits.Int, desc="non-steady-state volumes")
 
 
 class PrecomputedMotion(SimpleInterface):
@@ -127,7 +127,7 @@ class PrecomputedMotion(SimpleInterface):
         asked = self.inputs.dummy_scans
         n_dummy = detect_non_steady_state(series) if asked is None else min(asked, series.shape[3] - 2)
         self._results["motion"] = _save_array("motion.npy", motion)
-        self._results["n_dummy"] = int(n_dummy)
+        self._results["dummies"] = list(range(n_dummy))
         return runtime
 
 

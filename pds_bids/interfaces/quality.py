@@ -41,6 +41,10 @@ class _SourceQualityInputSpec(BaseInterfaceInputSpec):
     starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
     scale = traits.Float(mandatory=True, desc="in-brain mean that the mean was divided by")
+    coverage = File(exists=True, desc="JSON: how much of the brain was acquired")
+    tensor_quality = File(exists=True, desc="DWI, JSON: the tensor fit and the orientation of the table")
+    distortion_quality = File(exists=True, desc="JSON: what distortion correction did")
+    denoise_notes = traits.List(traits.Str, usedefault=True, desc="DWI: remarks on denoising")
     notes = traits.List(traits.Str, usedefault=True, desc="warnings known beforehand")
 
 
@@ -56,7 +60,7 @@ class SourceQuality(SimpleInterface):
         mask, grid = load(self.inputs.mask)
         gate = json.loads(Path(self.inputs.gate).read_text())
         segments = json.loads(Path(self.inputs.segments).read_text())["segments"]
-        warnings = list(self.inputs.notes)
+        warnings = [*self.inputs.notes, *self.inputs.denoise_notes]
         if self.inputs.t1w_gate:
             t1w_gate = json.loads(Path(self.inputs.t1w_gate).read_text())
             if not t1w_gate["passed"]:
@@ -74,12 +78,35 @@ class SourceQuality(SimpleInterface):
             "fd_max_mm": float(displacement.max()),
             "brain_volume_ml": float((mask > 0).sum() * np.prod(grid.zooms) / 1000),
             "intensity_scale": self.inputs.scale,
-            "distortion_corrected": False,
             "template_origin": read_template(self.inputs.template).origin,
-            "warnings": warnings,
         }
+        content |= self._more(warnings)
+        content["warnings"] = warnings
         self._results["out_file"] = _write("qc.json", content)
         return runtime
+
+    def _more(self, warnings: list[str]) -> dict[str, Any]:
+        """Return what the other steps measured, and add their warnings."""
+        content: dict[str, Any] = {"distortion_corrected": False}
+        if self.inputs.distortion_quality:
+            distortion = _read(self.inputs.distortion_quality)
+            content["distortion_corrected"] = distortion["used"]
+            content["distortion"] = distortion
+            if not distortion["used"]:
+                warnings.append(f"susceptibility distortion was not corrected: {distortion['reason']}")
+        if self.inputs.coverage:
+            coverage = _read(self.inputs.coverage)
+            content["coverage"] = coverage
+            if not coverage["is_complete"]:
+                warnings.append(coverage["note"])
+        if self.inputs.tensor_quality:
+            tensor = _read(self.inputs.tensor_quality)
+            content["tensor"] = tensor
+            if tensor["tensor_problem"]:
+                warnings.append(f"no FA and MD: {tensor['tensor_problem']}")
+            elif not tensor["orientation"]["is_consistent"]:
+                warnings.append(tensor["orientation"]["note"])
+        return content
 
 
 class _FidelityInputSpec(BaseInterfaceInputSpec):
@@ -195,6 +222,11 @@ class ParcelTable(SimpleInterface):
         write_tsv(path, [template.atlas_labels[label] for label in labels], means.tolist())
         self._results["out_file"] = str(path)
         return runtime
+
+
+def _read(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(path).read_text())
+    return content
 
 
 def _status(gate: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_bids.bids.metadata import parse_entities
+from pds_bids.bids.names import is_on_template_grid
 from pds_bids.modalities import MODALITIES, Direction
 
 __all__ = [
@@ -118,8 +119,8 @@ class Session:
     def missing(self) -> list[str]:
         """Return the modalities that were to be synthesised and of which no image lies in the folder."""
         targets = Counter(direction.target for direction in self.directions)
-        present = Counter(path.parent.name for path in self.synthetic if "_space-" not in path.name)
-        in_template = Counter(path.parent.name for path in self.synthetic if "_space-" in path.name)
+        in_template = Counter(path.parent.name for path in self.synthetic if is_on_template_grid(path))
+        present = Counter(path.parent.name for path in self.synthetic) - in_template
         return [
             target.upper()
             for target, count in targets.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
+from pds_bids.bids.derivatives import Precomputed
 from pds_bids.bids.names import log_dir
 from pds_bids.bids.series import Series
 from pds_bids.config import Device, RunConfig
@@ -17,20 +18,16 @@ from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.template import ATLAS_NAME
-from pds_bids.workflows.derivatives import init_series_derivatives_wf, save_synthetic
+from pds_bids.workflows.bold import init_bold_wf
+from pds_bids.workflows.derivatives import dataset_roots, init_series_derivatives_wf, save_synthetic
+from pds_bids.workflows.dwi import init_dwi_maps_wf, init_dwi_wf
 from pds_bids.workflows.nodes import identity
+from pds_bids.workflows.precomputed import init_precomputed_wf
 from pds_bids.workflows.report import init_anat_figure, init_series_report_wf, init_synthetic_report_wf
-from pds_bids.workflows.series import (
-    init_bold_wf,
-    init_dwi_wf,
-    init_registration_wf,
-    init_segments_wf,
-)
+from pds_bids.workflows.series import init_registration_wf, init_segments_wf, timeseries_mem_gb
 from pds_bids.workflows.synthesis import init_synthesis_wf
 
 __all__ = ["init_modality_wf", "init_pds_bids_wf", "init_session_wf"]
-
-NOT_CORRECTED = "susceptibility distortion was not corrected"
 
 
 def init_pds_bids_wf(plan: Plan, config: RunConfig) -> pe.Workflow:
@@ -90,7 +87,11 @@ def init_session_wf(session: SessionPlan, plan: Plan, config: RunConfig) -> pe.W
     inputnode = identity(["template", "channels"], name="inputnode")
     threads = config.omp_nthreads or 1
     anat = None
-    if session.t1w is not None:
+    needs_anat = any(
+        series is not None and session.derivatives(series.modality) is None
+        for series in (session.bold, session.dwi)
+    )
+    if session.t1w is not None and needs_anat:
         anat = pe.Node(
             RegisterT1w(in_file=str(session.t1w), sloppy=config.sloppy, num_threads=threads),
             name="anat",
@@ -150,10 +151,47 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         Native, for the way back.
     """
     workflow = pe.Workflow(name=f"{series.modality}_preproc_wf")
-    has_t1w, threads = session.t1w is not None, config.omp_nthreads or 1
+    precomputed = session.derivatives(series.modality)
+    has_t1w = session.t1w is not None and precomputed is None
     inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
     outputs = ["stack", "template_b0", "template_mask", "mask", "native2template"]
     outputnode = identity(outputs, name="outputnode")
+    read = series if precomputed is None else precomputed.applied_to(series)
+    segments_wf = init_segments_wf(
+        read,
+        n_segments=config.n_segments,
+        segment_scheme=str(config.segment_scheme),
+        fd_spike_threshold=config.fd_spike_threshold,
+        has_confounds=precomputed is not None and precomputed.is_realigned,
+    )
+    derivatives_wf = init_series_derivatives_wf(
+        read,
+        roots=dataset_roots(plan.bids_dir, config),
+        output_dir=config.output_dir,
+        has_t1w=has_t1w,
+        precomputed=precomputed,
+        notes=session.notes,
+    )
+    report_wf = init_series_report_wf(read, config.output_dir, fd_spike_threshold=config.fd_spike_threshold)
+    maps = []
+    if series.modality is Modality.DWI:
+        maps.append(init_dwi_maps_wf(mem_gb=timeseries_mem_gb(read)))
+    sources = _source_stages(series, precomputed, config, has_t1w=has_t1w)
+    _connect_by_name(
+        workflow, [inputnode, *sources, segments_wf, *maps, derivatives_wf, report_wf, outputnode]
+    )
+    return workflow
+
+
+def _source_stages(
+    series: Series, precomputed: Precomputed | None, config: RunConfig, *, has_t1w: bool
+) -> list[pe.Workflow]:
+    """Return what leads from files to a series, its mean and mask, and its way to the template."""
+    threads = config.omp_nthreads or 1
+    if precomputed is not None:
+        return [
+            init_precomputed_wf(series, precomputed, dummy_scans=config.dummy_scans, omp_nthreads=threads)
+        ]
     if series.modality is Modality.BOLD:
         series_wf = init_bold_wf(
             series,
@@ -162,27 +200,17 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
             omp_nthreads=threads,
         )
     else:
-        series_wf = init_dwi_wf(series, sloppy=config.sloppy, omp_nthreads=threads)
+        series_wf = init_dwi_wf(
+            series,
+            denoise_method=config.denoise_method,
+            unringing_method=config.unringing_method,
+            sloppy=config.sloppy,
+            omp_nthreads=threads,
+        )
     registration_wf = init_registration_wf(
         series.modality, has_t1w=has_t1w, sloppy=config.sloppy, omp_nthreads=threads
     )
-    segments_wf = init_segments_wf(
-        series,
-        n_segments=config.n_segments,
-        segment_scheme=str(config.segment_scheme),
-        fd_spike_threshold=config.fd_spike_threshold,
-    )
-    derivatives_wf = init_series_derivatives_wf(
-        series,
-        bids_dir=plan.bids_dir,
-        output_dir=config.output_dir,
-        has_t1w=has_t1w,
-        notes=[NOT_CORRECTED, *session.notes],
-    )
-    report_wf = init_series_report_wf(series, config.output_dir, fd_spike_threshold=config.fd_spike_threshold)
-    stages = [inputnode, series_wf, registration_wf, segments_wf, derivatives_wf, report_wf, outputnode]
-    _connect_by_name(workflow, stages)
-    return workflow
+    return [series_wf, registration_wf]
 
 
 def _connect_by_name(workflow: pe.Workflow, stages: list[pe.Node | pe.Workflow]) -> None:
@@ -212,7 +240,8 @@ def _connect_modality(
     workflow: pe.Workflow, inputnode: pe.Node, anat: pe.Node | None, modality_wf: pe.Workflow
 ) -> None:
     workflow.connect(inputnode, "template", modality_wf, "inputnode.template")
-    if anat is not None:
+    # Nobody takes the T1w image where another pipeline has registered the series.
+    if anat is not None and modality_wf.get_node("registration_wf") is not None:
         workflow.connect([
             (anat, modality_wf, [("out_file", "inputnode.t1w"), ("mask", "inputnode.t1w_mask")]),
             (anat, modality_wf, [("template2native", "inputnode.template2t1w")]),
@@ -246,7 +275,7 @@ def _add_synthesis(
     save = save_synthetic(
         session,
         direction,
-        bids_dir=plan.bids_dir,
+        roots=dataset_roots(plan.bids_dir, config),
         output_dir=config.output_dir,
         output_spaces=config.output_spaces,
         atlas=ATLAS_NAME,

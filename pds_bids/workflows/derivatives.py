@@ -1,12 +1,13 @@
 """Which file becomes which output, and which outputs a finished session must have."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nipype.pipeline import engine as pe
 
+from pds_bids.bids.derivatives import Precomputed
 from pds_bids.bids.names import modalities_of, output_path
 from pds_bids.bids.series import Series
 from pds_bids.bids.sidecars import (
@@ -17,7 +18,7 @@ from pds_bids.bids.sidecars import (
     mask_sidecar,
     synthetic_sidecar,
 )
-from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
+from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE, RunConfig
 from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
 from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
 from pds_bids.modalities import Direction, Modality
@@ -25,7 +26,13 @@ from pds_bids.plan import SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.nodes import identity
 
-__all__ = ["init_series_derivatives_wf", "required_outputs", "save_series", "save_synthetic"]
+__all__ = [
+    "dataset_roots",
+    "init_series_derivatives_wf",
+    "required_outputs",
+    "save_series",
+    "save_synthetic",
+]
 
 SEGMENT_COLUMNS = {
     "segment": {"Description": "Number of the segment, from 1; volume of the desc-segments image"},
@@ -41,7 +48,10 @@ PARCEL_TEXT = "Mean of each parcel inside the brain mask; one row per segment, o
 
 @dataclass(frozen=True)
 class _Output:
-    """One line of a table: key in io_spec.json, input it is made from, and how."""
+    """One line of a table: key in io_spec.json, input it is made from, and how.
+
+    `more` is an input whose JSON is added to the sidecar.
+    """
 
     key: str
     source: str
@@ -49,14 +59,21 @@ class _Output:
     extension: str | None = None
     volumes: Volumes = Volumes.ALL
     sidecar: dict[str, Any] | None = None
+    more: str = ""
+
+
+def dataset_roots(bids_dir: Path, config: RunConfig) -> dict[str, Path]:
+    """Return the folders that sources lie in, by the names that BIDS URIs call them."""
+    return {RAW: bids_dir, **config.derivatives_dirs()}
 
 
 def init_series_derivatives_wf(
     series: Series,
     *,
-    bids_dir: Path,
+    roots: Mapping[str, Path],
     output_dir: Path,
     has_t1w: bool,
+    precomputed: Precomputed | None = None,
     notes: Iterable[str],
     name: str = "derivatives_wf",
 ) -> pe.Workflow:
@@ -65,11 +82,15 @@ def init_series_derivatives_wf(
     Parameters
     ----------
     series : Series
-        Acquired series.
-    bids_dir, output_dir : Path
-        Input dataset, and the derivative dataset.
+        The series that is read.
+    roots : mapping of str to Path
+        From `dataset_roots`.
+    output_dir : Path
+        Derivative dataset.
     has_t1w : bool
         Whether there is a T1w image.
+    precomputed : Precomputed or None
+        What another pipeline has made of the series.
     notes : iterable of str
         What a reader should know, for the quality file.
     name : str
@@ -87,8 +108,10 @@ def init_series_derivatives_wf(
         From `init_bold_wf` or `init_dwi_wf`.
     gate, template2native, native2template, t1w2epi
         From `init_registration_wf`.
-    stack, template_b0, template_mask, segments, censored, confounds, confounds_json
+    stack, template_b0, template_mask, segments, censored, coverage, confounds, confounds_json
         From `init_segments_wf`.
+    fa, md, template_fa, template_md, shells, shells_json, tensor_quality
+        DWI, from `init_dwi_maps_wf`.
     """
     workflow = pe.Workflow(name=name)
     from_series = ["starts", "dummies", "scale", "mean", "b0", "mask", "motion"]
@@ -99,17 +122,26 @@ def init_series_derivatives_wf(
         "template_mask",
         "segments",
         "censored",
+        "coverage",
         "confounds",
         "confounds_json",
     ]
-    fields = ["template", "t1w_gate", *from_series, *from_registration, *from_segments]
+    from_maps = ["fa", "md", "template_fa", "template_md", "shells", "shells_json", "tensor_quality"]
+    fields = ["template", "t1w_gate", *from_series, *from_registration, *from_segments, *from_maps]
     inputnode = identity(fields, name="inputnode")
     quality = pe.Node(SourceQuality(notes=list(notes)), name="quality")
     table = pe.Node(SegmentTable(), name="segment_table")
     parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
-    save = save_series(series, bids_dir=bids_dir, output_dir=output_dir, atlas=ATLAS_NAME, has_t1w=has_t1w)
+    save = save_series(
+        series,
+        roots=roots,
+        output_dir=output_dir,
+        atlas=ATLAS_NAME,
+        has_t1w=has_t1w,
+        is_realigned=precomputed is not None and precomputed.is_realigned,
+    )
     judged = ["template", "t1w_gate", "starts", "dummies", "scale", "mask", "gate"]
-    judged += ["segments", "censored", "confounds"]
+    judged += ["segments", "censored", "coverage", "tensor_quality", "confounds"]
     saved = [field for field in fields if hasattr(save.inputs, field)]
     workflow.connect([
         (inputnode, table, [("segments", "segments")]),
@@ -124,20 +156,31 @@ def init_series_derivatives_wf(
 
 
 def save_series(
-    series: Series, *, bids_dir: Path, output_dir: Path, atlas: str, has_t1w: bool, name: str = "save"
+    series: Series,
+    *,
+    roots: Mapping[str, Path],
+    output_dir: Path,
+    atlas: str,
+    has_t1w: bool,
+    is_realigned: bool = False,
+    name: str = "save",
 ) -> pe.Node:
     """Return the node that writes what was made of an acquired series.
 
     Parameters
     ----------
     series : Series
-        Acquired series.
-    bids_dir, output_dir : Path
-        Input dataset, and the derivative dataset.
+        The series that is read.
+    roots : mapping of str to Path
+        From `dataset_roots`.
+    output_dir : Path
+        Derivative dataset.
     atlas : str
         Name of the atlas, for the table of parcels.
     has_t1w : bool
         Whether there is a transform to the T1w image.
+    is_realigned : bool
+        Whether the series was realigned before, so that there is no head motion to write.
     name : str
         Name of the node.
 
@@ -145,10 +188,11 @@ def save_series(
     -------
     Node
         Its inputs: mean, b0, mask, motion, template2native, native2template, t1w2epi, confounds,
-        confounds_json, segment_table, qc, stack, template_b0, template_mask, parcels.
+        confounds_json, segment_table, qc, stack, template_b0, template_mask, parcels; for DWI fa, md,
+        template_fa, template_md, shells, shells_json.
     """
-    raw = bids_uri(series.path, bids_dir, RAW)
-    raws = [bids_uri(path, bids_dir, RAW) for path in series.images()]
+    raws = _uris(series, roots)
+    raw = raws[0]
     atlas_json = {"Description": PARCEL_TEXT, "Atlas": atlas}
 
     def image(key: str, *, in_template: bool) -> dict[str, Any]:
@@ -170,7 +214,6 @@ def save_series(
         _Output("mean", "stack", True, None, Volumes.FIRST, image("mean", in_template=True)),
         _Output("segments", "stack", True, None, Volumes.REST, image("segments", in_template=True)),
         _Output("mask", "template_mask", True, sidecar=mask(in_template=True)),
-        _Output("hmc", "motion", sidecar={"Description": "Head motion, one ITK transform per volume"}),
         _Output("ref2template", "template2native", sidecar={"Description": "ITK displacement field, LPS mm"}),
         _Output("template2ref", "native2template", sidecar={"Description": "ITK displacement field, LPS mm"}),
         _Output("confounds", "confounds"),
@@ -179,8 +222,13 @@ def save_series(
         _Output("qc", "qc", extension=".json"),
         _Output("parcels", "parcels", True, sidecar=atlas_json),
     ]  # fmt: skip
+    if not is_realigned:
+        sidecar = {"Description": "Head motion, one ITK transform per volume"}
+        outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
         outputs += [
+            _Output("shells", "shells", sidecar=image("shells", in_template=False), more="shells_json"),
+            *(_map_output(key, raws, in_template=there) for key in ("fa", "md") for there in (False, True)),
             _Output("b0", "b0", sidecar=image("b0", in_template=False)),
             _Output("b0", "template_b0", True, volumes=Volumes.FIRST, sidecar=image("b0", in_template=True)),
         ]
@@ -189,11 +237,18 @@ def save_series(
     return _node(name, outputs, series.entities, series.modality, output_dir, atlas, like=series.path)
 
 
+def _map_output(key: str, sources: list[str], *, in_template: bool) -> _Output:
+    """Return the output of a tensor map."""
+    sidecar = acquired_sidecar(key, sources, in_template=in_template, reference=sources[0])
+    sidecar["Units"] = {"fa": "1", "md": "mm^2/s"}[key]
+    return _Output(key, f"template_{key}" if in_template else key, in_template, sidecar=sidecar)
+
+
 def save_synthetic(
     session: SessionPlan,
     direction: Direction,
     *,
-    bids_dir: Path,
+    roots: Mapping[str, Path],
     output_dir: Path,
     output_spaces: Iterable[str],
     atlas: str,
@@ -207,8 +262,10 @@ def save_synthetic(
         Whose it is.
     direction : Direction
         What was read and written.
-    bids_dir, output_dir : Path
-        Input dataset, and the derivative dataset.
+    roots : mapping of str to Path
+        From `dataset_roots`.
+    output_dir : Path
+        Derivative dataset.
     output_spaces : iterable of str
         Out of `pds_bids.config.OUTPUT_SPACES`.
     atlas : str
@@ -222,12 +279,13 @@ def save_synthetic(
         Its inputs: mean, std, b0_mean, b0_std, each also with native_ before it; mask, native_mask, qc,
         parcels, metadata.
     """
-    source = session.series(direction.source)
-    if source is None:
+    acquired, precomputed = session.series(direction.source), session.derivatives(direction.source)
+    if acquired is None:
         raise ValueError(f"{session.label}: no {direction.source} to synthesise from")
-    raw = bids_uri(source.path, bids_dir, RAW)
+    source = acquired if precomputed is None else precomputed.applied_to(acquired)
+    raws = tuple(_uris(source, roots))
+    raw = raws[0]
     # Model, seed and device are known when it has run; its metadata replaces these.
-    raws = tuple(bids_uri(path, bids_dir, RAW) for path in source.images())
     provenance = Provenance(direction, raws, {}, 0)
     outputs = []
     for space in output_spaces:
@@ -278,6 +336,16 @@ def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list
     return required
 
 
+def _uris(series: Series, roots: Mapping[str, Path]) -> list[str]:
+    """Return the BIDS URIs of the images of a series, whichever dataset each is in."""
+    # Derivatives often lie inside the raw dataset: the innermost one is meant.
+    inner_first = sorted(roots.items(), key=lambda item: -len(item[1].parts))
+    return [
+        next(bids_uri(path, root, name) for name, root in inner_first if path.is_relative_to(root))
+        for path in series.images()
+    ]
+
+
 def _node(
     name: str,
     outputs: list[_Output],
@@ -289,7 +357,7 @@ def _node(
     like: Path,
     names: list[str] | None = None,
 ) -> pe.Node:
-    paths, sidecars, volumes, inputs_of = {}, {}, {}, {}
+    paths, sidecars, volumes, inputs_of, more_of = {}, {}, {}, {}, {}
     for output in outputs:
         label = f"{output.key}:{output.source}"
         path = output_path(
@@ -303,13 +371,16 @@ def _node(
         paths[label], volumes[label], inputs_of[label] = str(path), str(output.volumes), output.source
         if output.sidecar is not None:
             sidecars[label] = output.sidecar
+        if output.more:
+            more_of[label] = output.more
     interface = SaveDerivatives(
-        [*dict.fromkeys(inputs_of.values()), *(names or [])],
+        [*dict.fromkeys([*inputs_of.values(), *more_of.values()]), *(names or [])],
         output_dir=str(output_dir),
         paths=paths,
         sidecars=sidecars,
         volumes=volumes,
         inputs_of=inputs_of,
+        more_of=more_of,
         like=str(like),
     )
     return pe.Node(interface, name=name, mem_gb=0.5)

@@ -2,8 +2,8 @@
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.derivatives import Precomputed
+from pds_bids.bids.series import Series
 from pds_bids.exceptions import UsageError
 from pds_bids.interfaces.precomputed import (
     PrecomputedBrain,
@@ -14,7 +14,7 @@ from pds_bids.interfaces.precomputed import (
 from pds_bids.interfaces.series import ConformGradients, ConformSeries, MeanVolumes
 from pds_bids.modalities import Contrast, Modality
 from pds_bids.workflows.nodes import identity
-from pds_bids.workflows.series import SERIES_FIELDS
+from pds_bids.workflows.series import BLOCKS_GB, SERIES_FIELDS
 
 __all__ = ["PRECOMPUTED_FIELDS", "init_precomputed_wf"]
 
@@ -23,7 +23,6 @@ REGISTRATION_FIELDS = ["template2native", "native2template", "t1w2epi", "gate"]
 PRECOMPUTED_FIELDS = [
     *SERIES_FIELDS,
     *REGISTRATION_FIELDS,
-    "head_motion",
     "confounds",
     "confounds_json",
 ]
@@ -35,7 +34,6 @@ def init_precomputed_wf(
     *,
     dummy_scans: int | None,
     omp_nthreads: int,
-    mem_gb: float,
     name: str = "precomputed_wf",
 ) -> pe.Workflow:
     """Build the workflow that reads derivatives; it replaces those of a series and of its registration.
@@ -45,7 +43,7 @@ def init_precomputed_wf(
         :simple_form: yes
 
         from pathlib import Path
-        from pds_bids.bids.collect import Series
+        from pds_bids.bids.series import Series
         from pds_bids.bids.derivatives import DerivativeDataset, Level, Pipeline, Precomputed
         from pds_bids.modalities import Modality
         from pds_bids.workflows.precomputed import init_precomputed_wf
@@ -53,7 +51,7 @@ def init_precomputed_wf(
         files = {role: Path(role) for role in ("series", "mask", "confounds", "anat")}
         dataset = DerivativeDataset(Pipeline.FMRIPREP, Path("fmriprep"), "25.1.0")
         precomputed = Precomputed(dataset, "sub-01", Level.ANATOMICAL, files)
-        wf = init_precomputed_wf(series, precomputed, dummy_scans=None, omp_nthreads=1, mem_gb=1)
+        wf = init_precomputed_wf(series, precomputed, dummy_scans=None, omp_nthreads=1)
 
     Parameters
     ----------
@@ -65,8 +63,6 @@ def init_precomputed_wf(
         BOLD volumes to drop at the start; None to take those that the confounds flag.
     omp_nthreads : int
         Threads per node.
-    mem_gb : float
-        Memory of a node that holds the series.
     name : str
         Name of the workflow.
 
@@ -86,7 +82,7 @@ def init_precomputed_wf(
 
     Outputs
     -------
-    series, n_dummy, mean, b0, anchor, mask, bias, scale, gradients
+    series, starts, dummies, mean, b0, anchor, mask, bias, scale, gradients
         As of `init_bold_wf` or `init_dwi_wf`, on the grid of the series that is read; the mask is theirs.
     motion
         What volumes are resampled with: identities for a realigned series.
@@ -104,10 +100,12 @@ def init_precomputed_wf(
         raise UsageError(precomputed.problem)
     workflow = pe.Workflow(name=name)
     is_dwi, made_by = series.modality is Modality.DWI, precomputed.dataset.source
-    files, raw = precomputed.files, str(series.path)
+    files = precomputed.files
     inputnode = identity(["template"], name="inputnode")
     outputnode = identity(PRECOMPUTED_FIELDS, name="outputnode")
-    conform = pe.Node(ConformSeries(in_file=str(files.get("series", raw))), name="conform", mem_gb=mem_gb)
+    conform = pe.Node(
+        ConformSeries(in_files=[str(files.get("series", series.path))]), name="conform", mem_gb=BLOCKS_GB
+    )
     moved = _motion_node(precomputed, dummy_scans)
     mean = pe.Node(MeanVolumes(), name="mean", mem_gb=0.5)
     brain = pe.Node(
@@ -129,11 +127,11 @@ def init_precomputed_wf(
     workflow.connect([
         (conform, moved, [("out_file", "in_file")]),
         (conform, mean, [("out_file", "in_file")]),
-        (moved, mean, [("motion", "motion"), ("n_dummy", "n_dummy")]),
+        (moved, mean, [("motion", "motion"), ("dummies", "dummies")]),
         (brain, way, [("out_file", "in_file"), ("mask", "mask")]),
         (inputnode, way, [("template", "template")]),
-        (conform, outputnode, [("out_file", "series")]),
-        (moved, outputnode, [("motion", "motion"), ("n_dummy", "n_dummy")]),
+        (conform, outputnode, [("out_file", "series"), ("starts", "starts")]),
+        (moved, outputnode, [("motion", "motion"), ("dummies", "dummies")]),
         (brain, outputnode, [("out_file", "anchor"), ("mask", "mask"), ("bias", "bias")]),
         (way, outputnode, [("template2native", "template2native"), ("gate", "gate")]),
         (way, outputnode, [("native2template", "native2template")]),
@@ -147,7 +145,9 @@ def init_precomputed_wf(
         workflow.connect(moved, "motion", outputnode, "head_motion")
     if is_dwi:
         gradients = pe.Node(
-            ConformGradients(dwi_file=str(files["series"]), bval=str(files["bval"]), bvec=str(files["bvec"])),
+            ConformGradients(
+                dwi_files=[str(files["series"])], bvals=[str(files["bval"])], bvecs=[str(files["bvec"])]
+            ),
             name="gradients",
         )
         workflow.connect([

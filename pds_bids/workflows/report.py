@@ -52,7 +52,7 @@ def init_series_report_wf(
 
     Inputs
     ------
-    anchor, starts, mask, motion, gradients, template2native, gate, segments, censored, template
+    anchor, starts, mask, motion, head_motion, gradients, template2native, gate, segments, censored, template
         From the preprocessing of the series.
     """
     workflow = pe.Workflow(name=name)
@@ -61,6 +61,7 @@ def init_series_report_wf(
         "starts",
         "mask",
         "motion",
+        "head_motion",
         "gradients",
         "template2native",
         "gate",
@@ -98,7 +99,7 @@ def init_series_report_wf(
         (inputnode, mask, [("anchor", "in_file"), ("mask", "mask")]),
         (inputnode, registration, [("anchor", "in_file"), ("mask", "mask"), ("gate", "gate")]),
         (inputnode, registration, [("template2native", "template2native"), ("template", "template")]),
-        (inputnode, motion, [("anchor", "reference"), ("motion", "motion"), ("starts", "starts")]),
+        (inputnode, motion, [("anchor", "reference"), ("head_motion", "motion"), ("starts", "starts")]),
         (inputnode, motion, [("segments", "segments"), ("censored", "censored")]),
     ])  # fmt: skip
     if series.modality is Modality.DWI:

@@ -1,31 +1,17 @@
-"""One acquired series: conform, head motion, mean, brain, registration, segments."""
+"""What series workflows hand on, and what both modalities share: registration and segments."""
 
-from collections.abc import Iterable
-
-from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 
 from pds_bids.bids.series import Series
-from pds_bids.config import EchoCombination
+from pds_bids.interfaces.dwi import FieldOfView
 from pds_bids.interfaces.registration import AgreeOnRegistration, BridgeThroughT1w, RegisterEPI
 from pds_bids.interfaces.segments import Confounds, CutBold, CutDWI, ResampleSegments
-from pds_bids.interfaces.series import (
-    BoldMotion,
-    BoldReference,
-    BrainExtract,
-    CombineEchoes,
-    ConformGradients,
-    ConformSeries,
-    DWIMotion,
-    MeanVolumes,
-)
 from pds_bids.modalities import Contrast, Modality
 from pds_bids.workflows.nodes import identity
 
 __all__ = [
-    "direction_groups",
-    "init_bold_wf",
-    "init_dwi_wf",
+    "BLOCKS_GB",
+    "SERIES_FIELDS",
     "init_registration_wf",
     "init_segments_wf",
     "timeseries_mem_gb",
@@ -35,12 +21,12 @@ __all__ = [
 BLOCKS_GB = 0.8
 # Holes and the surface of a mask add to a brain's own volume.
 LARGE_BRAIN_ML = 1800.0
-
 # What both modalities hand on: the same names, so that everything after them is built once.
 SERIES_FIELDS = [
     "series",
     "starts",
     "motion",
+    "head_motion",
     "dummies",
     "gradients",
     "distortion",
@@ -51,192 +37,6 @@ SERIES_FIELDS = [
     "bias",
     "scale",
 ]
-
-
-def init_bold_wf(
-    series: Series,
-    *,
-    dummy_scans: int | None,
-    combine_echoes: EchoCombination = EchoCombination.T2STAR,
-    omp_nthreads: int,
-    name: str = "bold_wf",
-) -> pe.Workflow:
-    """Build the workflow from an acquired BOLD series to its mean, mask and head motion.
-
-    .. workflow::
-        :graph2use: orig
-        :simple_form: yes
-
-        from pathlib import Path
-        from pds_bids.bids.series import Series
-        from pds_bids.modalities import Modality
-        from pds_bids.workflows.series import init_bold_wf
-        series = Series(Modality.BOLD, Path("sub-01_task-rest_bold.nii.gz"), {}, {"sub": "01"})
-        wf = init_bold_wf(series, dummy_scans=None, omp_nthreads=1)
-
-    Parameters
-    ----------
-    series : Series
-        Acquired series, with its echoes and the runs that are joined to it.
-    dummy_scans : int or None
-        Volumes to drop at the start of every run; None to detect them.
-    combine_echoes : EchoCombination
-        Weights of the echoes, where there are several.
-    omp_nthreads : int
-        Threads per node.
-    name : str
-        Name of the workflow.
-
-    Returns
-    -------
-    Workflow
-
-    Outputs
-    -------
-    series
-        Uncompressed RAS+ series, all runs one after the other, echoes combined.
-    starts
-        First volume of each run.
-    motion
-        Point maps from the reference to every volume.
-    dummies
-        Non-steady-state volumes.
-    mean, anchor
-        Mean without bias field, in units of its in-brain mean; `anchor` is what is registered.
-    mask, bias, scale
-        Brain mask, bias field, in-brain mean.
-    """
-    workflow = pe.Workflow(name=name)
-    outputnode = identity(SERIES_FIELDS, name="outputnode")
-    conform = pe.Node(ConformSeries(in_files=_paths(series.runs)), name="conform", mem_gb=BLOCKS_GB)
-    reference = pe.Node(BoldReference(dummy_scans=dummy_scans), name="reference", mem_gb=BLOCKS_GB)
-    hmc = pe.Node(BoldMotion(num_threads=omp_nthreads), name="hmc", n_procs=omp_nthreads, mem_gb=1.2)
-    mean = pe.Node(MeanVolumes(), name="mean", mem_gb=BLOCKS_GB)
-    brain = pe.Node(BrainExtract(num_threads=omp_nthreads), name="brain", n_procs=omp_nthreads, mem_gb=0.5)
-    workflow.connect([
-        (conform, reference, [("out_file", "in_file"), ("starts", "starts")]),
-        (conform, hmc, [("out_file", "in_file")]),
-        (reference, hmc, [("out_file", "reference")]),
-        (hmc, mean, [("motion", "motion")]),
-        (reference, mean, [("dummies", "dummies")]),
-        (mean, brain, [("out_file", "in_file")]),
-        (conform, outputnode, [("starts", "starts")]),
-        (reference, outputnode, [("dummies", "dummies")]),
-        (hmc, outputnode, [("motion", "motion")]),
-        (brain, outputnode, [("out_file", "mean"), ("out_file", "anchor"), ("mask", "mask")]),
-        (brain, outputnode, [("bias", "bias"), ("scale", "scale")]),
-    ])  # fmt: skip
-    whole = conform
-    if series.echoes:
-        whole = _add_echoes(workflow, series, combine_echoes)
-    workflow.connect([
-        (whole, mean, [("out_file", "in_file")]),
-        (whole, outputnode, [("out_file", "series")]),
-    ])  # fmt: skip
-    return workflow
-
-
-def _add_echoes(workflow: pe.Workflow, series: Series, combination: EchoCombination) -> pe.Node:
-    """Add the other echoes and their combination, and return the node that combines."""
-    number = len(series.echoes)
-    times_s = [float(echo.metadata["EchoTime"]) for echo in series.echoes]
-    combine = pe.Node(
-        CombineEchoes(echo_times_s=times_s, combination=str(combination)), name="combine", mem_gb=BLOCKS_GB
-    )
-    gather = pe.Node(Merge(number), name="echoes", run_without_submitting=True)
-    for k in range(number):
-        files = _paths([run.echoes[k] for run in series.runs])
-        node = workflow.get_node("conform")
-        if files != _paths(series.runs):
-            node = pe.Node(ConformSeries(in_files=files), name=f"conform_echo{k + 1}", mem_gb=BLOCKS_GB)
-        workflow.connect(node, "out_file", gather, f"in{k + 1}")
-    workflow.connect([
-        (gather, combine, [("out", "in_files")]),
-        (workflow.get_node("hmc"), combine, [("motion", "motion")]),
-        (workflow.get_node("reference"), combine, [("dummies", "dummies")]),
-    ])  # fmt: skip
-    return combine
-
-
-def init_dwi_wf(series: Series, *, sloppy: bool, omp_nthreads: int, name: str = "dwi_wf") -> pe.Workflow:
-    """Build the workflow from an acquired diffusion series to its b0 and weighted means, mask and motion.
-
-    .. workflow::
-        :graph2use: orig
-        :simple_form: yes
-
-        from pathlib import Path
-        from pds_bids.bids.series import Series
-        from pds_bids.modalities import Modality
-        from pds_bids.workflows.series import init_dwi_wf
-        table = {"bval": Path("dwi.bval"), "bvec": Path("dwi.bvec")}
-        series = Series(Modality.DWI, Path("sub-01_dwi.nii.gz"), {}, {"sub": "01"}, **table)
-        wf = init_dwi_wf(series, sloppy=False, omp_nthreads=1)
-
-    Parameters
-    ----------
-    series : Series
-        Acquired series with its gradient table, and the runs that are joined to it.
-    sloppy : bool
-        Coarser and faster.
-    omp_nthreads : int
-        Threads per node.
-    name : str
-        Name of the workflow.
-
-    Returns
-    -------
-    Workflow
-
-    Outputs
-    -------
-    series, starts, motion, mask, bias, scale
-        As for BOLD.
-    gradients
-        Checked table in scanner RAS+.
-    mean
-        Mean of the weighted volumes, in units of its in-brain mean.
-    b0, anchor
-        Mean of the b0 volumes, which is what is registered.
-    """
-    workflow = pe.Workflow(name=name)
-    outputnode = identity(SERIES_FIELDS, name="outputnode")
-    files = _paths(series.runs)
-    gradients = pe.Node(
-        ConformGradients(
-            dwi_files=files,
-            bvals=[str(run.bval) for run in series.runs],
-            bvecs=[str(run.bvec) for run in series.runs],
-        ),
-        name="gradients",
-    )
-    conform = pe.Node(ConformSeries(in_files=files), name="conform", mem_gb=BLOCKS_GB)
-    hmc = pe.Node(DWIMotion(sloppy=sloppy, groups=direction_groups(series)), name="hmc", mem_gb=1)
-    mean = pe.Node(MeanVolumes(), name="mean", mem_gb=BLOCKS_GB)
-    brain = pe.Node(BrainExtract(num_threads=omp_nthreads), name="brain", n_procs=omp_nthreads, mem_gb=0.5)
-    outputnode.inputs.dummies = []
-    workflow.connect([
-        (conform, hmc, [("out_file", "in_file")]),
-        (gradients, hmc, [("gradients", "gradients")]),
-        (conform, mean, [("out_file", "in_file")]),
-        (hmc, mean, [("motion", "motion")]),
-        (gradients, mean, [("gradients", "gradients")]),
-        (mean, brain, [("b0_file", "in_file"), ("out_file", "other_file")]),
-        (conform, outputnode, [("out_file", "series"), ("starts", "starts")]),
-        (gradients, outputnode, [("gradients", "gradients")]),
-        (hmc, outputnode, [("motion", "motion")]),
-        (brain, outputnode, [("out_file", "b0"), ("out_file", "anchor"), ("other_file", "mean")]),
-        (brain, outputnode, [("mask", "mask"), ("bias", "bias"), ("other_scale", "scale")]),
-    ])  # fmt: skip
-    return workflow
-
-
-def direction_groups(series: Series) -> list[int]:
-    """Return the number of the phase-encoding direction of every volume; that of the first run is 0."""
-    directions = [run.metadata.get("PhaseEncodingDirection") for run in series.runs]
-    known = list(dict.fromkeys(directions))
-    numbers = [known.index(direction) for direction in directions]
-    return [n for n, run in zip(numbers, series.runs, strict=True) for _ in range(run.n_volumes)]
 
 
 def init_registration_wf(
@@ -317,6 +117,7 @@ def init_segments_wf(
     n_segments: int,
     segment_scheme: str,
     fd_spike_threshold: float,
+    has_confounds: bool = False,
     name: str = "segments_wf",
 ) -> pe.Workflow:
     """Build the cut into segments, their averages on the model grid, and the confound table.
@@ -331,6 +132,8 @@ def init_segments_wf(
         DWI: ``balanced`` or ``contiguous``.
     fd_spike_threshold : float
         BOLD: mm of framewise displacement above which a volume is left out.
+    has_confounds : bool
+        Whether a table of confounds is there already.
     name : str
         Name of the workflow.
 
@@ -340,7 +143,7 @@ def init_segments_wf(
 
     Inputs
     ------
-    series, starts, motion, dummies, gradients, distortion, mask, bias
+    series, starts, motion, head_motion, dummies, gradients, distortion, mask, bias
         From `init_bold_wf` or `init_dwi_wf`.
     template2native, native2template
         From `init_registration_wf`.
@@ -355,14 +158,17 @@ def init_segments_wf(
         Brain mask on the model grid.
     segments, censored
         Which volumes belong where, and which nowhere.
+    coverage
+        JSON: how much of the brain was acquired.
     confounds, confounds_json
-        Table and its description.
+        Table and its description, unless it is there already.
     """
     workflow = pe.Workflow(name=name)
     inputs = [
         "series",
         "starts",
         "motion",
+        "head_motion",
         "dummies",
         "gradients",
         "distortion",
@@ -372,13 +178,12 @@ def init_segments_wf(
         "native2template",
     ]
     inputnode = identity([*inputs, "template"], name="inputnode")
-    outputs = ["stack", "template_b0", "template_mask"]
-    outputs += ["segments", "censored", "confounds", "confounds_json"]
+    outputs = ["stack", "template_b0", "template_mask", "segments", "censored", "coverage"]
+    outputs += [] if has_confounds else ["confounds", "confounds_json"]
     outputnode = identity(outputs, name="outputnode")
     resample = pe.Node(ResampleSegments(), name="resample", mem_gb=1)
+    coverage = pe.Node(FieldOfView(), name="coverage", mem_gb=BLOCKS_GB)
     is_bold = series.modality is Modality.BOLD
-    mem_gb = timeseries_mem_gb(series) if is_bold else 0.5
-    confounds = pe.Node(Confounds(), name="confounds", mem_gb=mem_gb)
     if is_bold:
         tr_s = series.metadata.get("RepetitionTime")
         cut = pe.Node(
@@ -386,37 +191,48 @@ def init_segments_wf(
         )
         workflow.connect([
             (inputnode, cut, [("series", "in_file"), ("dummies", "dummies"), ("starts", "starts")]),
-            (inputnode, confounds, [("dummies", "dummies"), ("native2template", "native2template")]),
-            (inputnode, confounds, [("template", "template")]),
+            (inputnode, cut, [("head_motion", "motion")]),
         ])  # fmt: skip
     else:
         cut = pe.Node(CutDWI(n_segments=n_segments, scheme=segment_scheme), name="cut")
         workflow.connect([
-            (inputnode, cut, [("gradients", "gradients")]),
-            (inputnode, confounds, [("gradients", "gradients")]),
+            (inputnode, cut, [("gradients", "gradients"), ("motion", "motion")]),
             (inputnode, resample, [("gradients", "gradients")]),
             (resample, outputnode, [("b0_file", "template_b0")]),
         ])  # fmt: skip
     workflow.connect([
-        (inputnode, cut, [("motion", "motion")]),
         (inputnode, resample, [("series", "in_file"), ("motion", "motion")]),
         (inputnode, resample, [("bias", "bias"), ("mask", "mask"), ("distortion", "distortion")]),
         (inputnode, resample, [("template2native", "template2native"), ("template", "template")]),
+        (inputnode, coverage, [("series", "in_file"), ("mask", "mask"), ("template", "template")]),
+        (inputnode, coverage, [("template2native", "template2native")]),
         (cut, resample, [("segments", "segments")]),
-        (inputnode, confounds, [("series", "in_file"), ("motion", "motion"), ("mask", "mask")]),
-        (inputnode, confounds, [("distortion", "distortion"), ("starts", "starts")]),
         (resample, outputnode, [("out_file", "stack"), ("mask", "template_mask")]),
         (cut, outputnode, [("segments", "segments"), ("censored", "censored")]),
-        (confounds, outputnode, [("table", "confounds"), ("description", "confounds_json")]),
+        (coverage, outputnode, [("coverage", "coverage")]),
     ])  # fmt: skip
+    if not has_confounds:
+        _add_confounds(workflow, series)
     return workflow
+
+
+def _add_confounds(workflow: pe.Workflow, series: Series) -> None:
+    """Add the table of confounds to the segments."""
+    is_bold = series.modality is Modality.BOLD
+    mem_gb = timeseries_mem_gb(series) if is_bold else 0.5
+    confounds = pe.Node(Confounds(), name="confounds", mem_gb=mem_gb)
+    inputnode = workflow.get_node("inputnode")
+    own = ["dummies", "native2template", "template"] if is_bold else ["gradients"]
+    workflow.connect([
+        (inputnode, confounds, [("series", "in_file"), ("motion", "motion"), ("mask", "mask")]),
+        (inputnode, confounds, [("distortion", "distortion"), ("starts", "starts")]),
+        (inputnode, confounds, [(field, field) for field in own]),
+        (confounds, workflow.get_node("outputnode"), [("table", "confounds")]),
+        (confounds, workflow.get_node("outputnode"), [("description", "confounds_json")]),
+    ])  # fmt: skip
 
 
 def timeseries_mem_gb(series: Series) -> float:
     """Estimate the memory of a node that holds the time course of every voxel of a brain in float32."""
     n_voxels = 1000 * LARGE_BRAIN_ML / max(series.voxel_mm3, 0.1)
     return 0.4 + n_voxels * series.total_volumes * 4 / 1e9
-
-
-def _paths(runs: Iterable[Series]) -> list[str]:
-    return [str(run.path) for run in runs]

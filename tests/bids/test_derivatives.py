@@ -7,16 +7,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.derivatives import (
     Level,
     Pipeline,
     Precomputed,
     find_derivatives,
     find_precomputed,
-    parse_derivatives,
 )
 from pds_bids.bids.metadata import split_name
+from pds_bids.bids.series import Series
+from pds_bids.config import DERIVATIVES
 from pds_bids.exceptions import UsageError
 from pds_bids.modalities import Modality
 
@@ -354,15 +354,8 @@ def test_a_folder_above_gets_a_hint(tmp_path):
         find_derivatives(tmp_path, Pipeline.FMRIPREP)
 
 
-@pytest.mark.parametrize("value", ["fmriprep", "xcp_d=/data", "fmriprep="])
-def test_bad_values_of_the_option(value):
-    with pytest.raises(UsageError, match="expected fmriprep=PATH or qsiprep=PATH"):
-        parse_derivatives([value])
-
-
-def test_a_pipeline_given_twice():
-    with pytest.raises(UsageError, match="given twice"):
-        parse_derivatives(["fmriprep=/a", "fmriprep=/b"])
+def test_pipelines_are_those_of_the_option():
+    assert tuple(Pipeline) == DERIVATIVES
 
 
 def test_the_pipeline_must_be_for_the_modality(make_tree):

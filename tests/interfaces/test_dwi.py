@@ -70,7 +70,7 @@ def conformed(tmp_path, monkeypatch, make_grid):
         gradients = (
             ConformGradients(**{k: str(tmp_path / f) for k, f in files.items()}).run().outputs.gradients
         )
-        series = ConformSeries(in_file=str(tmp_path / "dwi.nii.gz")).run().outputs.out_file
+        series = ConformSeries(in_files=[str(tmp_path / "dwi.nii.gz")]).run().outputs.out_file
         data, ras = load(series)
         mask = np.linalg.norm(ras.points(), axis=-1) < 40
         np.save("motion.npy", np.tile(np.eye(4), (data.shape[3], 1, 1)))

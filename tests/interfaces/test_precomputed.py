@@ -79,8 +79,8 @@ def test_displacement_is_that_of_the_table(series, make_table, parameters):
 def test_dummies_are_the_flagged_volumes_at_the_start(series, make_table, flagged, expected):
     columns = {f"non_steady_state_outlier{k:02d}": one_hot(volume) for k, volume in enumerate(flagged)}
     table = make_table(**columns)
-    assert read(series, table).run().outputs.n_dummy == expected
-    assert read(series, table, dummy_scans=3).run().outputs.n_dummy == 3
+    assert read(series, table).run().outputs.dummies == list(range(expected))
+    assert read(series, table, dummy_scans=3).run().outputs.dummies == [0, 1, 2]
 
 
 def test_columns_of_ours_are_handed_on_and_others_are_not(series, make_table):
@@ -131,7 +131,7 @@ def test_head_motion_of_transforms(series, tmp_path, parameters):
     path.write_text(itk_text([flip @ pose @ flip for pose in poses]))
     outputs = PrecomputedMotion(in_file=series, transforms=str(path)).run().outputs
     np.testing.assert_allclose(np.load(outputs.motion), poses, atol=2e-5)
-    assert outputs.n_dummy == 0
+    assert outputs.dummies == []
     text = path.read_text()
     assert "Parameters: 1 0 0 0 1 0 0 0 1 -4 -3 0" in text, "ITK counts to the Left and Posterior"
 

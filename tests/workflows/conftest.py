@@ -13,9 +13,9 @@ import SimpleITK as sitk
 from nipype.pipeline import engine as pe
 from scipy.spatial.transform import Rotation
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.derivatives import Pipeline, find_derivatives, find_precomputed
 from pds_bids.bids.metadata import parse_entities
+from pds_bids.bids.series import Series
 from pds_bids.imaging.confounds import bold_confounds, dwi_confounds
 from pds_bids.imaging.dwi import ras_to_fsl_bvecs, rotate_bvecs
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
@@ -176,8 +176,8 @@ class Tree:
         parameters = matrices_to_parameters(self.motion, centre)
         if self.done.series.modality is Modality.BOLD:
             signals = self.raw[::9, ::9, ::9].reshape(-1, self.raw.shape[3])
-            n_dummy = self.done.results["reference"].n_dummy
-            table = bold_confounds(parameters, self.motion, centre, timeseries=signals + 1, n_dummy=n_dummy)
+            dummies = self.done.results["reference"].dummies
+            table = bold_confounds(parameters, self.motion, centre, timeseries=signals + 1, dummies=dummies)
             table["a_comp_cor_00"] = 0.5
         else:
             table = dwi_confounds(parameters, self.motion, centre, *self.gradients())

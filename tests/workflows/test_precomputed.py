@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.derivatives import DerivativeDataset, Level, LookUp, Pipeline, Precomputed
+from pds_bids.bids.series import Series
 from pds_bids.exceptions import QualityError, UsageError
 from pds_bids.imaging.dwi import rotate_bvecs
 from pds_bids.imaging.grid import resample
@@ -93,7 +93,7 @@ def test_fmriprep_gives_what_the_raw_series_gives(name, consume, preprocessed):
         assert overlap > 0.99
     assert not OURS & set(ours)
     moved = ours["their_confounds"] if found.is_realigned else ours["their_motion"]
-    assert moved.n_dummy == done.results["reference"].n_dummy
+    assert moved.dummies == done.results["reference"].dummies
     gate = json.loads(Path(ours["their_registration"].gate).read_text())
     assert gate["passed"]
     assert gate["stage"] == "precomputed"
@@ -117,7 +117,7 @@ def test_head_motion_of_the_confounds_censors_what_our_own_would(
     theirs = pd.read_csv(found.files["confounds"], sep="\t", na_values="n/a")
     ranked = np.sort(theirs["framewise_displacement"].dropna())
     limit = float(ranked[3:5].mean())
-    cut = {"n_dummy": 0, "n_segments": 2, "fd_threshold_mm": limit}
+    cut = {"dummies": [], "n_segments": 2, "fd_threshold_mm": limit}
     raw = CutBold(in_file=done.results["conform"].out_file, motion=done.results["hmc"].motion, **cut).run()
     confounds = ours["their_confounds"]
     now = CutBold(in_file=ours["conform"].out_file, motion=confounds.head_motion, **cut).run()

@@ -1,0 +1,126 @@
+"""One acquired BOLD series: conform, head motion, echoes, mean, brain."""
+
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import engine as pe
+
+from pds_bids.bids.series import Series
+from pds_bids.config import EchoCombination
+from pds_bids.interfaces.series import (
+    BoldMotion,
+    BoldReference,
+    BrainExtract,
+    CombineEchoes,
+    ConformSeries,
+    MeanVolumes,
+)
+from pds_bids.workflows.nodes import identity
+from pds_bids.workflows.series import BLOCKS_GB, SERIES_FIELDS
+
+__all__ = ["init_bold_wf"]
+
+
+def init_bold_wf(
+    series: Series,
+    *,
+    dummy_scans: int | None,
+    combine_echoes: EchoCombination = EchoCombination.T2STAR,
+    omp_nthreads: int,
+    name: str = "bold_wf",
+) -> pe.Workflow:
+    """Build the workflow from an acquired BOLD series to its mean, mask and head motion.
+
+    .. workflow::
+        :graph2use: orig
+        :simple_form: yes
+
+        from pathlib import Path
+        from pds_bids.bids.series import Series
+        from pds_bids.modalities import Modality
+        from pds_bids.workflows.bold import init_bold_wf
+        series = Series(Modality.BOLD, Path("sub-01_task-rest_bold.nii.gz"), {}, {"sub": "01"})
+        wf = init_bold_wf(series, dummy_scans=None, omp_nthreads=1)
+
+    Parameters
+    ----------
+    series : Series
+        Acquired series, with its echoes and the runs that are joined to it.
+    dummy_scans : int or None
+        Volumes to drop at the start of every run; None to detect them.
+    combine_echoes : EchoCombination
+        Weights of the echoes, where there are several.
+    omp_nthreads : int
+        Threads per node.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Outputs
+    -------
+    series
+        Uncompressed RAS+ series, all runs one after the other, echoes combined.
+    starts
+        First volume of each run.
+    motion, head_motion
+        Point maps from the reference to every volume.
+    dummies
+        Non-steady-state volumes.
+    mean, anchor
+        Mean without bias field, in units of its in-brain mean; `anchor` is what is registered.
+    mask, bias, scale
+        Brain mask, bias field, in-brain mean.
+    """
+    workflow = pe.Workflow(name=name)
+    outputnode = identity(SERIES_FIELDS, name="outputnode")
+    conform = pe.Node(
+        ConformSeries(in_files=[str(run.path) for run in series.runs]), name="conform", mem_gb=BLOCKS_GB
+    )
+    reference = pe.Node(BoldReference(dummy_scans=dummy_scans), name="reference", mem_gb=BLOCKS_GB)
+    hmc = pe.Node(BoldMotion(num_threads=omp_nthreads), name="hmc", n_procs=omp_nthreads, mem_gb=1.2)
+    mean = pe.Node(MeanVolumes(), name="mean", mem_gb=BLOCKS_GB)
+    brain = pe.Node(BrainExtract(num_threads=omp_nthreads), name="brain", n_procs=omp_nthreads, mem_gb=0.5)
+    workflow.connect([
+        (conform, reference, [("out_file", "in_file"), ("starts", "starts")]),
+        (conform, hmc, [("out_file", "in_file")]),
+        (reference, hmc, [("out_file", "reference")]),
+        (hmc, mean, [("motion", "motion")]),
+        (reference, mean, [("dummies", "dummies")]),
+        (mean, brain, [("out_file", "in_file")]),
+        (conform, outputnode, [("starts", "starts")]),
+        (reference, outputnode, [("dummies", "dummies")]),
+        (hmc, outputnode, [("motion", "motion"), ("motion", "head_motion")]),
+        (brain, outputnode, [("out_file", "mean"), ("out_file", "anchor"), ("mask", "mask")]),
+        (brain, outputnode, [("bias", "bias"), ("scale", "scale")]),
+    ])  # fmt: skip
+    whole = conform
+    if series.echoes:
+        whole = _add_echoes(workflow, series, combine_echoes)
+    workflow.connect([
+        (whole, mean, [("out_file", "in_file")]),
+        (whole, outputnode, [("out_file", "series")]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _add_echoes(workflow: pe.Workflow, series: Series, combination: EchoCombination) -> pe.Node:
+    """Add the other echoes and their combination, and return the node that combines."""
+    number = len(series.echoes)
+    times_s = [float(echo.metadata["EchoTime"]) for echo in series.echoes]
+    combine = pe.Node(
+        CombineEchoes(echo_times_s=times_s, combination=str(combination)), name="combine", mem_gb=BLOCKS_GB
+    )
+    gather = pe.Node(Merge(number), name="echoes", run_without_submitting=True)
+    for k in range(number):
+        files = [str(run.echoes[k].path) for run in series.runs]
+        node = workflow.get_node("conform")
+        if files != node.inputs.in_files:
+            node = pe.Node(ConformSeries(in_files=files), name=f"conform_echo{k + 1}", mem_gb=BLOCKS_GB)
+        workflow.connect(node, "out_file", gather, f"in{k + 1}")
+    workflow.connect([
+        (gather, combine, [("out", "in_files")]),
+        (workflow.get_node("hmc"), combine, [("motion", "motion")]),
+        (workflow.get_node("reference"), combine, [("dummies", "dummies")]),
+    ])  # fmt: skip
+    return combine
