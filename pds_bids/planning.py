@@ -177,7 +177,7 @@ def _reading(modality: Modality, config: RunConfig) -> Reading:
     """Return how several files of a modality are read; other pipelines have decided it for theirs."""
     if any(Pipeline(name).modality is modality for name in config.derivatives_dirs()):
         runs = Runs.ONE if config.runs is Runs.AVERAGE else config.runs
-        return Reading(runs, config.combine_echoes, pairs_directions=True)
+        return Reading(runs, config.combine_echoes, pairs_directions=False)
     return Reading(config.runs, config.combine_echoes, Ignore.FIELDMAPS not in config.ignore)
 
 

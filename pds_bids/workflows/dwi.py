@@ -155,17 +155,8 @@ def init_dwi_maps_wf(*, mem_gb: float, name: str = "maps_wf") -> pe.Workflow:
         JSON, for the quality file.
     """
     workflow = pe.Workflow(name=name)
-    fields = [
-        "series",
-        "motion",
-        "gradients",
-        "distortion",
-        "mask",
-        "bias",
-        "template2native",
-        "template_mask",
-    ]
-    inputnode = identity(fields, name="inputnode")
+    fields = ["motion", "gradients", "distortion", "mask", "bias", "template2native", "template_mask"]
+    inputnode = identity(["series", *fields], name="inputnode")
     outputs = ["fa", "md", "template_fa", "template_md", "shells", "shells_json"]
     outputnode = identity([*outputs, "tensor_quality"], name="outputnode")
     tensor = pe.Node(TensorFit(), name="tensor", mem_gb=mem_gb)

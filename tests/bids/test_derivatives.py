@@ -10,15 +10,15 @@ import pytest
 from pds_bids.bids.derivatives import (
     Level,
     Pipeline,
-    Precomputed,
     find_derivatives,
     find_precomputed,
 )
 from pds_bids.bids.metadata import split_name
 from pds_bids.bids.series import Series
-from pds_bids.config import DERIVATIVES
+from pds_bids.config import DERIVATIVES, Synthesize
 from pds_bids.exceptions import UsageError
 from pds_bids.modalities import Modality
+from pds_bids.plan import Plan, SessionPlan
 
 N_VOLUMES = 5
 MNI = "MNI152NLin2009cAsym"
@@ -207,7 +207,9 @@ def test_layouts_of_qsiprep(make_tree, name):
     assert found.files["bvec"].name == found.files["series"].name.replace(".nii.gz", ".bvec")
     read = found.applied_to(acquired(series))
     assert (read.path, read.bvec, read.n_volumes) == (found.files["series"], found.files["bvec"], N_VOLUMES)
-    assert read.entities == acquired(series).entities
+    # Images in another space than the scan's say so in their names.
+    assert read.entities == acquired(series).entities | found.space_entities
+    assert found.space_entities["space"] == space
 
 
 def test_joined_series_are_used_with_a_note(make_tree):
@@ -334,7 +336,9 @@ def test_a_fieldmap_that_transforms_do_not_hold_is_noted(make_tree):
 def test_precomputed_survives_json(make_tree):
     for names in ([*func(*IN_MNI, CONFOUNDS)], []):
         found = look(make_tree(names), "sub-01_task-rest_bold.nii.gz")
-        assert Precomputed.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+        session = SessionPlan("01", bold_derivatives=found)
+        plan = Plan("demo", Path("/data"), Synthesize.MISSING, (session,))
+        assert Plan.from_json(plan.to_json()).sessions[0].bold_derivatives == found
 
 
 def test_the_folder_must_be_of_the_pipeline_that_is_named(make_tree, tmp_path):

@@ -178,12 +178,22 @@ def test_names_are_distinct():
     assert len(paths) == len(set(paths))
 
 
+def test_images_in_the_space_of_derivatives():
+    entities = {"sub": "01", "space": "T1w"}
+    image = output_path("mean", entities, Modality.DWI)
+    assert image.name == "sub-01_space-T1w_desc-mean_dwiref.nii.gz"
+    assert identify(image).entities == entities
+    assert output_path("confounds", entities, Modality.DWI).name == "sub-01_desc-confounds_timeseries.tsv"
+    in_template = output_path("mean", entities, Modality.DWI, in_template=True)
+    assert in_template.name == f"sub-01_{T}_desc-mean_dwiref.nii.gz"
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "sub-01/func/sub-01_task-rest_bold.nii.gz",
         "sub-01/func/sub-01_desc-synthetic_dwiref.nii.gz",
-        "sub-01/dwi/sub-01_space-T1w_desc-mean_dwiref.nii.gz",
+        "sub-01/dwi/sub-01_space-T1w_desc-confounds_timeseries.tsv",
         "sub-02/dwi/sub-01_desc-mean_dwiref.nii.gz",
         "sub-01/dwi/sub-01_res-3_space-MNI152NLin2009cAsym_desc-mean_dwiref.nii.gz",
         "dataset_description.json",

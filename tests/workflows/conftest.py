@@ -28,9 +28,11 @@ from pds_bids.modalities import Modality
 from pds_bids.phantom.cohort import CohortOptions, write_cohort
 from pds_bids.template import MODEL_GRID, RES02_GRID, get_template, load_template
 from pds_bids.workflows.base import _connect_by_name
+from pds_bids.workflows.bold import init_bold_wf
+from pds_bids.workflows.dwi import init_dwi_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.precomputed import init_precomputed_wf
-from pds_bids.workflows.series import init_bold_wf, init_dwi_wf, init_registration_wf, init_segments_wf
+from pds_bids.workflows.series import init_registration_wf, init_segments_wf
 
 MNI = "MNI152NLin2009cAsym"
 N_SEGMENTS = 2
@@ -81,17 +83,22 @@ def consume(make_tree, preprocessed, segments_stage, tmp_path_factory):
             find_derivatives(make_tree[pipeline](*options), Pipeline(pipeline)), done.series
         )
         workflow = pe.Workflow("derived", base_dir=str(tmp_path_factory.mktemp("derived")))
-        read = init_precomputed_wf(done.series, found, dummy_scans=None, omp_nthreads=1, mem_gb=1)
-        return found, run_stages(workflow, [read, segments_stage(done.series)], done.template)
+        read = init_precomputed_wf(done.series, found, dummy_scans=None, omp_nthreads=1)
+        stages = [read, segments_stage(done.series, found.is_realigned)]
+        return found, run_stages(workflow, stages, done.template)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def segments_stage() -> Callable[[Series], pe.Workflow]:
-    def make(series):
+    def make(series, has_confounds=False):
         return init_segments_wf(
-            series, n_segments=N_SEGMENTS, segment_scheme="contiguous", fd_spike_threshold=100.0
+            series,
+            n_segments=N_SEGMENTS,
+            segment_scheme="contiguous",
+            fd_spike_threshold=100.0,
+            has_confounds=has_confounds,
         )
 
     return make
@@ -123,9 +130,9 @@ def preprocessed(participant, segments_stage, tmp_path_factory) -> dict[Modality
         n_volumes = nib.load(path).shape[3]
         series = Series(modality, path, {}, parse_entities(path), **tables, n_volumes=n_volumes)
         if modality is Modality.BOLD:
-            series_wf = init_bold_wf(series, dummy_scans=None, omp_nthreads=1, mem_gb=1)
+            series_wf = init_bold_wf(series, dummy_scans=None, omp_nthreads=1)
         else:
-            series_wf = init_dwi_wf(series, sloppy=True, omp_nthreads=1, mem_gb=1)
+            series_wf = init_dwi_wf(series, sloppy=True, omp_nthreads=1)
         registration_wf = init_registration_wf(modality, has_t1w=False, sloppy=True, omp_nthreads=1)
         workflow = pe.Workflow("raw", base_dir=str(tmp_path_factory.mktemp(f"raw_{modality}")))
         stages = [series_wf, registration_wf, segments_stage(series)]

@@ -195,7 +195,7 @@ def build(tmp_path):
         pipeline = Pipeline.FMRIPREP if modality is Modality.BOLD else Pipeline.QSIPREP
         found = Precomputed(DerivativeDataset(pipeline, tmp_path, "25.1.0"), "sub-01", level, files)
         series = Series(modality, raw, {}, {"sub": "01"})
-        return init_precomputed_wf(series, found, dummy_scans=None, omp_nthreads=1, mem_gb=1)
+        return init_precomputed_wf(series, found, dummy_scans=None, omp_nthreads=1)
 
     return make
 
@@ -216,7 +216,7 @@ def test_the_graph_computes_nothing_again(build, level, roles, modality):
     assert "their_registration" in names
     conform = next(node for node in graph.nodes() if node.name == "conform")
     expected = "raw.nii.gz" if level is Level.TRANSFORMS else "series.nii.gz"
-    assert Path(conform.inputs.in_file).name == expected
+    assert Path(conform.inputs.in_files[0]).name == expected
 
 
 def test_every_field_of_a_series_and_its_registration_is_handed_on(build):
@@ -231,4 +231,4 @@ def test_an_incomplete_set_is_refused_with_what_is_missing(tmp_path):
     found = Precomputed(DerivativeDataset(Pipeline.FMRIPREP, tmp_path), "sub-01", look_ups=(look_up,))
     series = Series(Modality.BOLD, tmp_path / "raw.nii.gz", {}, {"sub": "01"})
     with pytest.raises(UsageError, match=r"do not cover sub-01;.*lacks: mask \(sub-01/func/"):
-        init_precomputed_wf(series, found, dummy_scans=None, omp_nthreads=1, mem_gb=1)
+        init_precomputed_wf(series, found, dummy_scans=None, omp_nthreads=1)
