@@ -1,6 +1,6 @@
 """Paragraphs of the methods text that describe the preprocessing, in Markdown with Pandoc citations."""
 
-from pds_bids.config import RunConfig
+from pds_bids.config import EchoCombination, RunConfig
 from pds_bids.modalities import Modality
 from pds_bids.plan import SessionPlan
 
@@ -23,20 +23,17 @@ def bold_text(sessions: list[SessionPlan], config: RunConfig) -> str:
         )
         echoes = sum(bool(session.bold and session.bold.echoes) for session in own)
         if echoes:
-            weights = (
-                "weights from a log-linear fit of T2* [@posse]"
-                if config.combine_echoes == "t2star"
-                else ("equal weights")
-            )
+            is_fitted = config.combine_echoes is EchoCombination.T2STAR
+            weights = "weights from a log-linear fit of T2* [@posse]" if is_fitted else "equal weights"
             parts.append(
-                f"In {counted(echoes, 'session')} several echoes were combined with {weights}, which moved with "
-                "the head."
+                f"In {counted(echoes, 'session')} several echoes were combined with {weights}, which moved "
+                "with the head."
             )
         parts.append(_joined(own, Modality.BOLD))
         parts.append(_distortion(own, Modality.BOLD))
     parts.append(
-        f"Volumes with a framewise displacement [@fd] above {config.fd_spike_threshold:g} mm were left out of "
-        f"the averages. The remaining volumes were averaged over the whole series and over "
+        f"Volumes with a framewise displacement [@fd] above {config.fd_spike_threshold:g} mm were left out "
+        "of the averages. The remaining volumes were averaged over the whole series and over "
         f"{config.n_segments} contiguous segments (fewer for short series), and corrected for intensity "
         "non-uniformity with N4 [@n4; @simpleitk]."
     )
@@ -72,8 +69,8 @@ def dwi_text(sessions: list[SessionPlan], config: RunConfig) -> str:
     parts.append(
         "The b = 0 and the diffusion-weighted volumes were averaged separately, over the whole "
         f"series and over {config.n_segments} segments (fewer for short series), {scheme}. Averages were "
-        "corrected for intensity non-uniformity with N4 [@n4]. Fractional anisotropy and mean diffusivity are "
-        "of a diffusion tensor fitted by weighted least squares with *DIPY* [@dipy]."
+        "corrected for intensity non-uniformity with N4 [@n4]. Fractional anisotropy and mean diffusivity "
+        "are of a diffusion tensor fitted by weighted least squares with *DIPY* [@dipy]."
     )
     return " ".join(part for part in parts if part)
 
@@ -86,8 +83,8 @@ def _from_others(sessions: list[SessionPlan], modality: Modality) -> str:
     made_by = ", ".join(dict.fromkeys(precomputed.dataset.source for precomputed in found))
     levels = "; ".join(dict.fromkeys(precomputed.level.text for precomputed in found if precomputed.level))
     return (
-        f"For {counted(len(found), 'session')}, head motion, brain mask and registration are those of {made_by} "
-        f"({levels}); its registration had to pass the same gate as our own."
+        f"For {counted(len(found), 'session')}, head motion, brain mask and registration are those of "
+        f"{made_by} ({levels}); its registration had to pass the same gate as our own."
     )
 
 

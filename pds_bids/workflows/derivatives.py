@@ -370,7 +370,9 @@ def _node(
         )
         paths[label], volumes[label], inputs_of[label] = str(path), str(output.volumes), output.source
         if output.sidecar is not None:
-            sidecars[label] = output.sidecar
+            # Derivatives of others bring a resolution of their own, which BIDS wants to be explained.
+            explained = {"Resolution": "that of the series that was read"} if "_res-" in path.name else {}
+            sidecars[label] = explained | output.sidecar
         if output.more:
             more_of[label] = output.more
     interface = SaveDerivatives(
