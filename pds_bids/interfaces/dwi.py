@@ -11,7 +11,13 @@ from nipype.interfaces.base.support import Bunch
 
 from pds_bids.imaging.coverage import brain_coverage, seen_planes
 from pds_bids.imaging.dwi import GradientTable, distinct_directions, rotate_bvecs, tensor_problem
-from pds_bids.imaging.dwi_denoise import DenoiseMethod, denoise, remove_gibbs_ringing, slice_axis_ras
+from pds_bids.imaging.dwi_denoise import (
+    DenoiseMethod,
+    denoise,
+    denoise_caution,
+    remove_gibbs_ringing,
+    slice_axis_ras,
+)
 from pds_bids.imaging.dwi_maps import ShellMeans, TensorMaps, maps_at
 from pds_bids.imaging.dwi_orientation import judge_table
 from pds_bids.imaging.grid import Grid, PointMap, resample
@@ -71,7 +77,7 @@ class DenoiseDWI(SimpleInterface):
             data = clean.data
             if self.inputs.degibbs:
                 data = remove_gibbs_ringing(data, self._slice_axis())
-                self._results["notes"] += self._about_partial_fourier(name)
+        self._results["notes"] = self._notes(method, table, name)
         self._results["out_file"] = save("denoised.nii", data, vox2ras)
         if method is not DenoiseMethod.NONE:
             self._results["noise_map"] = save("noise.nii", clean.noise_sd, vox2ras)
@@ -82,15 +88,16 @@ class DenoiseDWI(SimpleInterface):
             return int(self.inputs.slice_axis)
         return slice_axis_ras(stored_affine(self.inputs.dwi_file)[0], self.inputs.slice_axis)
 
-    def _about_partial_fourier(self, name: str) -> list[str]:
+    def _notes(self, method: DenoiseMethod, table: GradientTable, name: str) -> list[str]:
+        """Say, and log, what may be wrong with the result."""
+        notes = [denoise_caution(method, table.bvals, table.b0_threshold)]
         share = self.inputs.partial_fourier
-        if share is None or share >= 1:
-            return []
-        note = (
-            f"{name}: partial Fourier {share:g}; Gibbs ringing along phase encoding is removed only in part"
-        )
-        _LOG.warning(note)
-        return [note]
+        if self.inputs.degibbs and share is not None and share < 1:
+            notes.append(f"partial Fourier {share:g}: along phase encoding Gibbs ringing stays in part")
+        notes = [f"{name}: {note}" for note in notes if note]
+        for note in notes:
+            _LOG.warning("%s", note)
+        return notes
 
 
 class _TensorFitInputSpec(BaseInterfaceInputSpec):

@@ -1,5 +1,7 @@
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -95,7 +97,7 @@ def test_maps_do_not_depend_on_storage(name, conformed):
     np.testing.assert_allclose(md[inside], MD_MM2_S, rtol=0.01)
     assert not fa[~inside].any()
     assert nib.aff2axcodes(grid.vox2ras) == ("R", "A", "S")
-    quality = json.loads(open(outputs.quality).read())
+    quality = json.loads(Path(outputs.quality).read_text())
     assert quality["n_implausible"] == quality["n_unfitted"] == 0
     assert quality["tensor_volumes"] == N + 2
     assert quality["orientation"]["is_judged"]
@@ -106,7 +108,7 @@ def test_a_flipped_table_is_told(conformed, caplog):
     inputs = conformed("LAS", flip=1)
     with caplog.at_level(logging.WARNING, "pds_bids.interfaces"):
         outputs = TensorFit(**inputs).run().outputs
-    quality = json.loads(open(outputs.quality).read())
+    quality = json.loads(Path(outputs.quality).read_text())
     assert not quality["orientation"]["is_consistent"]
     assert quality["orientation"]["best"] == "flip posterior-anterior"
     assert "do not fit the image" in caplog.text
@@ -148,25 +150,36 @@ def test_shells_are_the_averages(conformed):
     groups = [[0, N + 1], list(range(1, N + 1))]
     expected = segment_means(data, grid.vox2ras, motion, groups, grid.points()[mask])
     np.testing.assert_allclose(shells[mask].T, expected, rtol=1e-4)
-    assert json.loads(open(outputs.shells_json).read()) == {"bvals": [0, 1000], "n_volumes": [2, N]}
+    assert json.loads(Path(outputs.shells_json).read_text()) == {"bvals": [0, 1000], "n_volumes": [2, N]}
+
+
+def test_a_bias_field_scales_shells_and_nothing_else(conformed):
+    inputs = conformed("LAS")
+    _, grid = load(inputs["in_file"])
+    plain = TensorFit(**inputs).run().outputs
+    before = [load(path)[0].copy() for path in (plain.shells, plain.s0, plain.fa, plain.md)]
+    bias = save("bias.nii", np.full(grid.shape, 2, np.float32), grid.vox2ras)
+    divided = TensorFit(**inputs, bias=bias).run().outputs
+    after = [load(path)[0] for path in (divided.shells, divided.s0, divided.fa, divided.md)]
+    for one, other, factor in zip(before, after, (0.5, 0.5, 1, 1), strict=True):
+        np.testing.assert_allclose(other, factor * one, rtol=1e-4, atol=1e-5)
 
 
 def test_without_enough_directions_there_are_means_but_no_maps(conformed, caplog):
     inputs = conformed("RAS")
-    content = json.loads(open(inputs["gradients"]).read())
+    content = json.loads(Path(inputs["gradients"]).read_text())
     content["bvecs_ras"] = [[0, 0, 1.0]] * (N + 2)
-    with open(inputs["gradients"], "w") as file:
-        json.dump(content, file)
+    Path(inputs["gradients"]).write_text(json.dumps(content))
     with caplog.at_level(logging.WARNING, "pds_bids.interfaces"):
         outputs = TensorFit(**inputs).run().outputs
     assert load(outputs.shells)[0].shape[3] == 2
     assert not isinstance(outputs.fa, str)
-    assert json.loads(open(outputs.quality).read())["tensor_problem"].startswith("1 distinct")
+    assert json.loads(Path(outputs.quality).read_text())["tensor_problem"].startswith("1 distinct")
     assert "no FA and MD: 1 distinct" in caplog.text
 
 
 def test_denoising_node(conformed, tmp_path):
-    inputs = conformed("PSL")
+    inputs = conformed("PSL", zoom_mm=5.0)
     data, grid = load(inputs["in_file"])
     rng = np.random.default_rng(0)
     noisy = np.abs(data + rng.normal(0, 40, data.shape)).astype(np.float32)
@@ -203,17 +216,20 @@ def test_field_of_view_node(conformed, monkeypatch, caplog):
     noise = np.random.default_rng(0).normal(0, 1, data.shape).astype(np.float32)
     x, y, z = np.moveaxis(MODEL_GRID.points(), -1, 0)
 
-    class Toy:
-        """A ball of 50 mm for a brain, which a shift lets stick out of the view at the top."""
-
-        grid = MODEL_GRID
-        mask = x**2 + y**2 + z**2 < 50**2
-        gm = wm = csf = mask.astype(np.float32)
-        atlas = mask.astype(np.int32)
-        atlas_labels = {1: "All"}
-
+    # A ball of 50 mm for a brain, which a shift lets stick out of the view at the top.
+    ball = x**2 + y**2 + z**2 < 50**2
+    one = ball.astype(np.float32)
+    toy = SimpleNamespace(
+        grid=MODEL_GRID,
+        mask=ball,
+        gm=one,
+        wm=one,
+        csf=one,
+        atlas=ball.astype(np.int32),
+        atlas_labels={1: "All"},
+    )
     monkeypatch.setattr("pds_bids.interfaces.dwi.read_template", lambda path: path)
-    monkeypatch.setattr("pds_bids.interfaces.dwi.load_template", lambda files, on: Toy)
+    monkeypatch.setattr("pds_bids.interfaces.dwi.load_template", lambda files, on: toy)
     shift = np.eye(4)
     shift[2, 3] = 30
     there = save_map("map.npz", PointMap.from_affine(MODEL_GRID, shift))
@@ -221,8 +237,8 @@ def test_field_of_view_node(conformed, monkeypatch, caplog):
     given = {"in_file": series, "mask": inputs["mask"], "template2native": there}
     with caplog.at_level(logging.WARNING, "pds_bids.interfaces"):
         found = FieldOfView(**given, template=there).run().outputs.coverage
-    content = json.loads(open(found).read())
-    assert content["brain"] == pytest.approx((z[Toy.mask] + 30 <= 52).mean(), abs=0.01)
+    content = json.loads(Path(found).read_text())
+    assert content["brain"] == pytest.approx((z[toy.mask] + 30 <= 52).mean(), abs=0.01)
     assert list(content["ends"]) == ["superior"]
     assert not content["is_complete"]
     assert content["note"] in caplog.text
