@@ -123,7 +123,7 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
 
     The noise of a logarithm is the inverse of the signal, so each logarithm counts by the square of the
     signal that an unweighted fit predicts [1]_. Unweighted fits, which scanners use, give the weakest and
-    noisiest signals the same say; non-linear fits cost a hundred times more and are not better [2]_.
+    noisiest signals the same say; non-linear fits cost far more and are not better [2]_.
 
     Parameters
     ----------

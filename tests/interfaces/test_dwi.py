@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import DataError
@@ -40,15 +41,25 @@ def tensor_at(points):
     return tensor, fa
 
 
-def write_scan(folder, grid, *, flip=None):
-    """Write a series in the storage order of `grid` with FSL's files; `flip` spoils one component."""
+def attenuated(bvals, vectors, tensor):
+    return 900 * np.exp(-bvals * np.einsum("ni,...ij,nj->...n", vectors, tensor, vectors))
+
+
+def write_scan(folder, grid, *, flip=None, turn=None):
+    """Write a series in the storage order of `grid` with FSL's files.
+
+    `flip` spoils one component of the vectors; from the eighth volume on the head is turned by `turn`.
+    """
     world = spread_directions(N)
     bvals = np.array([0.0, *[1000.0] * N, 0.0])
     vectors = np.vstack([np.zeros((1, 3)), world, np.zeros((1, 3))])
     points = grid.points()
-    tensor, _ = tensor_at(points)
     inside = np.linalg.norm(points, axis=-1) < 46
-    signal = 900 * np.exp(-bvals * np.einsum("ni,...ij,nj->...n", vectors, tensor, vectors))
+    signal = attenuated(bvals, vectors, tensor_at(points)[0])
+    if turn is not None:
+        # What is at x in the turned head was at turn.T x; the gradient acts on it along turn.T g.
+        later = attenuated(bvals, vectors @ turn, tensor_at(points @ turn)[0])
+        signal[..., 7:] = later[..., 7:]
     image = nib.Nifti1Image((signal * inside[..., None]).astype(np.float32), grid.vox2ras)
     image.to_filename(folder / "dwi.nii.gz")
     # FSL: components along voxel axes, the first with its sign flipped when the determinant is positive.
@@ -64,10 +75,10 @@ def write_scan(folder, grid, *, flip=None):
 def conformed(tmp_path, monkeypatch, make_grid):
     """Conformed series, gradients, motion of nobody, and a mask, from a stored order."""
 
-    def make(name, *, flip=None, zoom_mm=4.0):
+    def make(name, *, flip=None, turn=None, zoom_mm=4.0):
         monkeypatch.chdir(tmp_path)
         grid = make_grid(name[:3], zooms=(zoom_mm,) * 3, turn_deg=STORED[name])
-        write_scan(tmp_path, grid, flip=flip)
+        write_scan(tmp_path, grid, flip=flip, turn=turn)
         files = {"bval": "dwi.bval", "bvec": "dwi.bvec", "dwi_file": "dwi.nii.gz"}
         gradients = (
             ConformGradients(**{k: str(tmp_path / f) for k, f in files.items()}).run().outputs.gradients
@@ -75,7 +86,10 @@ def conformed(tmp_path, monkeypatch, make_grid):
         series = ConformSeries(in_file=str(tmp_path / "dwi.nii.gz")).run().outputs.out_file
         data, ras = load(series)
         mask = np.linalg.norm(ras.points(), axis=-1) < 40
-        np.save("motion.npy", np.tile(np.eye(4), (data.shape[3], 1, 1)))
+        motion = np.tile(np.eye(4), (data.shape[3], 1, 1))
+        if turn is not None:
+            motion[7:, :3, :3] = turn
+        np.save("motion.npy", motion)
         return {
             "in_file": series,
             "gradients": gradients,
@@ -102,6 +116,19 @@ def test_maps_do_not_depend_on_storage(name, conformed):
     assert quality["tensor_volumes"] == N + 2
     assert quality["orientation"]["is_judged"]
     assert quality["orientation"]["is_consistent"]
+
+
+def test_directions_follow_the_head(conformed):
+    turn = Rotation.from_euler("xyz", [10, -15, 50], degrees=True).as_matrix()
+    inputs = conformed("LAS", turn=turn)
+    fa, grid = load(TensorFit(**inputs).run().outputs.fa)
+    tensor, truth = tensor_at(grid.points())
+    # Well inside a bundle, where interpolation does not mix: the tensor is the same all around.
+    parts = np.moveaxis(tensor.reshape(*grid.shape, 9), -1, 0)
+    spread = np.max([ndimage.maximum_filter(p, 3) - ndimage.minimum_filter(p, 3) for p in parts], axis=0)
+    core = (spread < 0.2e-3) & (truth > 0) & (np.linalg.norm(grid.points(), axis=-1) < 38)
+    assert core.sum() > 50
+    assert np.abs(fa - truth)[core].mean() < 0.03
 
 
 def test_a_flipped_table_is_told(conformed, caplog):
