@@ -19,6 +19,8 @@ MD_MAX_MM2_S = 3.5e-3
 CHUNK_SIGNALS = 500_000
 # Signals resampled at once: the averager needs 24 bytes for each, 0.5 GB. More points are done in turns.
 BLOCK_SIGNALS = 20_000_000
+# Of the largest signal of a voxel: less is the rounding of an interpolation in blanked air, not attenuation.
+SIGNAL_MIN_SHARE = 1e-6
 # Eigenvalues that dipy has raised to its floor were zero or negative.
 FLOOR_MARGIN = 1.001
 
@@ -169,7 +171,7 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
     for start in range(0, n_points, step):
         chunk = np.asarray(signals[start : start + step][:, volumes], dtype=np.float64)
         here = start + np.arange(len(chunk))
-        valid = np.isfinite(chunk) & (chunk > 0)
+        valid = _is_signal(chunk)
         complete = np.asarray(valid.all(1))
         usable = complete.copy()
         usable[~complete] = fit.is_determined(valid[~complete])
@@ -177,10 +179,15 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
         for rows in (complete, usable & ~complete):
             if not rows.any():
                 continue
-            found = fit(chunk[rows], None if rows is complete else valid[rows])
-            to = here[rows]
-            fa[to], md[to], s0[to], direction[to], residual[to], implausible = found
-            n_implausible += int(implausible.sum())
+            # Nonsense may overflow an exponential; what is not finite is not used.
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = fit(chunk[rows], None if rows is complete else valid[rows])
+            *values, implausible = found
+            is_fitted = np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in values], axis=0)
+            to = here[rows][is_fitted]
+            fa[to], md[to], s0[to], direction[to], residual[to] = (v[is_fitted] for v in values)
+            n_implausible += int(implausible[is_fitted].sum())
+            n_unfitted += int((~is_fitted).sum())
     return TensorMaps(fa, md, s0, direction, residual, tuple(volumes), n_implausible, n_unfitted)
 
 
@@ -313,7 +320,7 @@ class _Fit:
         return enough & valid[:, ~self._weighted].any(1)
 
     def __call__(self, signals: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        """Return FA, MD, S0, direction, residual and implausibility of ``(V, N)`` signals."""
+        """Return FA, MD, S0, direction, residual and implausibility of ``(V, N)`` signals; not all finite."""
         if valid is None:
             fit = self._solve(signals, None)
         else:
@@ -325,9 +332,11 @@ class _Fit:
         counted = np.ones_like(misfit) if valid is None else valid[:, self._weighted]
         share = np.sqrt(_ratio((misfit * counted).sum(1), counted.sum(1)))
         level = _ratio((signals[:, self._weighted] * counted).sum(1), counted.sum(1))
-        fa, md = np.nan_to_num(fit.fa).clip(0, 1), np.nan_to_num(fit.md).clip(0)
+        fa, md = fit.fa.clip(0, 1), fit.md
         implausible = (fit.evals.min(1) <= self._floor * FLOOR_MARGIN) | (md > MD_MAX_MM2_S)
-        return fa, md, np.ravel(fit.S0_hat), fit.evecs[:, :, 0], _ratio(share, level), implausible
+        # Beyond float32 is no signal.
+        s0 = np.where(np.ravel(fit.S0_hat) < np.finfo(np.float32).max, np.ravel(fit.S0_hat), np.inf)
+        return fa, md, s0, fit.evecs[:, :, 0], _ratio(share, level), implausible
 
     def _solve(self, signals: np.ndarray, weights: np.ndarray | None):  # type: ignore[no-untyped-def]
         from dipy.reconst.dti import TensorModel
@@ -340,6 +349,12 @@ class _Fit:
         """Return the signals of a fit, ``(V, N)``."""
         along = np.einsum("ni,vij,nj->vn", self._gradients.bvecs, fit.quadratic_form, self._gradients.bvecs)
         return np.ravel(fit.S0_hat)[:, None] * np.exp(-self._gradients.bvals * along)
+
+
+def _is_signal(signals: np.ndarray) -> np.ndarray:
+    """Return which of ``(..., N)`` signals can be used: finite, and not nothing beside the largest."""
+    usable = np.where(np.isfinite(signals), signals, 0)
+    return usable > SIGNAL_MIN_SHARE * usable.max(-1, keepdims=True).clip(0)
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,21 @@ def test_nonsense_gives_bounded_numbers_and_is_counted():
         attenuated(np.eye(3)[None] * np.array([3.0e-3, 4.0e-3])[:, None, None], gradients), gradients
     )
     assert fluid.n_implausible == 1
+
+
+@pytest.mark.parametrize("smallest", [1e-40, 1e-20, 1e-5])
+def test_rounding_in_blanked_air_does_not_overflow(smallest):
+    """Splines leave specks where a scanner wrote zeros; a real scan gave infinite S0 and then NaN."""
+    gradients = table((1000, 12))
+    rng = np.random.default_rng(7)
+    signals = rng.uniform(0, 1, (2000, 14)) ** 30 * 1e3
+    signals = np.where(rng.random(signals.shape) < 0.3, smallest, signals).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = tensor_maps(signals, gradients)
+    for values in (maps.fa, maps.md, maps.s0, maps.direction, maps.residual):
+        assert np.isfinite(values).all()
+    assert maps.n_implausible + maps.n_unfitted > 1000
 
 
 def test_chunks_do_not_matter(monkeypatch):
