@@ -7,8 +7,9 @@ import numpy as np
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.dwi import GradientTable, tensor_problem
+from pds_bids.imaging.grid import Grid, apply_affine
 
-__all__ = ["ShellMeans", "TensorMaps", "maps_at", "shell_means", "tensor_maps", "tensor_volumes"]
+__all__ = ["ShellMeans", "TensorMaps", "in_view", "maps_at", "shell_means", "tensor_maps", "tensor_volumes"]
 
 # Above about 1500 s/mm2 the logarithm of the signal bends (kurtosis) and the tensor no longer describes it;
 # the rest is the jitter of b-values.
@@ -19,8 +20,9 @@ MD_MAX_MM2_S = 3.5e-3
 CHUNK_SIGNALS = 500_000
 # Signals resampled at once: the averager needs 24 bytes for each, 0.5 GB. More points are done in turns.
 BLOCK_SIGNALS = 20_000_000
-# Of the largest signal of a voxel: less is the rounding of an interpolation in blanked air, not attenuation.
-SIGNAL_MIN_SHARE = 1e-6
+# Signals are raised to this share of the largest of their voxel: zeros are noise rounded down, in fluid at a
+# high b-value for example, and have no logarithm.
+SIGNAL_MIN_SHARE = 1e-3
 # Eigenvalues that dipy has raised to its floor were zero or negative.
 FLOOR_MARGIN = 1.001
 
@@ -130,8 +132,8 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
     Parameters
     ----------
     signals : ndarray
-        ``(V, N)`` float32. Each volume resampled once at the points. Values that are not finite or not
-        positive count as missing, as outside of a volume's field of view.
+        ``(V, N)`` float32. Each volume resampled once at the points. NaN is missing, as outside of a volume's
+        field of view (`in_view`); zero and less count as very little signal.
     table : GradientTable
         Of all N volumes; vectors in the frame of the reference, rotated with the head (`rotate_bvecs`).
 
@@ -171,7 +173,10 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
     for start in range(0, n_points, step):
         chunk = np.asarray(signals[start : start + step][:, volumes], dtype=np.float64)
         here = start + np.arange(len(chunk))
-        valid = _is_signal(chunk)
+        valid = np.isfinite(chunk)
+        largest = np.where(valid, chunk, 0).max(1, keepdims=True)
+        valid &= largest > 0
+        chunk = np.maximum(chunk, SIGNAL_MIN_SHARE * largest)
         complete = np.asarray(valid.all(1))
         usable = complete.copy()
         usable[~complete] = fit.is_determined(valid[~complete])
@@ -227,7 +232,7 @@ def shell_means(signals: np.ndarray, table: GradientTable) -> ShellMeans:
         # Volume by volume: a boolean copy of all signals would double their memory.
         for k in group:
             values = np.asarray(signals[:, k], np.float64)
-            valid = np.isfinite(values) & (values > 0)
+            valid = np.isfinite(values)
             total[row] += np.where(valid, values, 0)
             count[row] += valid
     means = _ratio(total, count)
@@ -235,6 +240,38 @@ def shell_means(signals: np.ndarray, table: GradientTable) -> ShellMeans:
     return ShellMeans(
         (0.0, *(shell.bval for shell in table.shells)), tuple(map(len, groups)), means, weighted
     )
+
+
+def in_view(points: np.ndarray, grid: Grid, ref2volume: np.ndarray) -> np.ndarray:
+    """Return which volumes see which points.
+
+    Parameters
+    ----------
+    points : ndarray
+        ``(V, 3)`` RAS+ mm in the space of the reference.
+    grid : Grid
+        Lattice of a volume.
+    ref2volume : ndarray
+        ``(N, 4, 4)`` head motion.
+
+    Returns
+    -------
+    ndarray
+        ``(V, N)`` bool.
+
+    Examples
+    --------
+    >>> motion = np.tile(np.eye(4), (2, 1, 1))
+    >>> motion[1, 0, 3] = 3
+    >>> in_view(np.array([[3.0, 0, 0]]), Grid((2, 2, 2), np.diag([3.0, 3, 3, 1])), motion)
+    array([[ True, False]])
+    """
+    last = np.asarray(grid.shape) - 0.5
+    seen = np.empty((len(points), len(ref2volume)), bool)
+    for k, pose in enumerate(ref2volume):
+        index = apply_affine(grid.ras2vox @ pose, points)
+        seen[:, k] = ((index >= -0.5) & (index <= last)).all(1)
+    return seen
 
 
 def maps_at(
@@ -349,12 +386,6 @@ class _Fit:
         """Return the signals of a fit, ``(V, N)``."""
         along = np.einsum("ni,vij,nj->vn", self._gradients.bvecs, fit.quadratic_form, self._gradients.bvecs)
         return np.ravel(fit.S0_hat)[:, None] * np.exp(-self._gradients.bvals * along)
-
-
-def _is_signal(signals: np.ndarray) -> np.ndarray:
-    """Return which of ``(..., N)`` signals can be used: finite, and not nothing beside the largest."""
-    usable = np.where(np.isfinite(signals), signals, 0)
-    return usable > SIGNAL_MIN_SHARE * usable.max(-1, keepdims=True).clip(0)
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:

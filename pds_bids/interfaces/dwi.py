@@ -18,7 +18,7 @@ from pds_bids.imaging.dwi_denoise import (
     remove_gibbs_ringing,
     slice_axis_ras,
 )
-from pds_bids.imaging.dwi_maps import ShellMeans, TensorMaps, maps_at
+from pds_bids.imaging.dwi_maps import ShellMeans, TensorMaps, in_view, maps_at
 from pds_bids.imaging.dwi_orientation import judge_table
 from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.realign import segment_means
@@ -169,11 +169,15 @@ class TensorFit(SimpleInterface):
             )
 
     def _signals(self, points: np.ndarray) -> np.ndarray:
-        """Return every volume at the points, ``(V, N)``; 0 outside of a volume's field of view."""
+        """Return every volume at the points, ``(V, N)``; NaN outside of a volume's field of view."""
         series, vox2ras = open_series(self.inputs.in_file)
+        motion = np.load(self.inputs.motion)
         bias = load(self.inputs.bias)[0] if self.inputs.bias else None
         each = [[k] for k in range(series.shape[3])]
-        return segment_means(series, vox2ras, np.load(self.inputs.motion), each, points, bias=bias).T
+        signals = segment_means(series, vox2ras, motion, each, points, bias=bias).T
+        # The averager gives zero there, and a zero in view is a signal.
+        signals[~in_view(points, Grid(series.shape[:3], vox2ras), motion)] = np.nan
+        return signals
 
     def _save_shells(self, shells: ShellMeans, inside: np.ndarray, grid: Grid) -> None:
         self._results["shells"] = _save_inside("shells.nii", shells.means.T, inside, grid)
