@@ -11,8 +11,7 @@ from pds_bids.imaging.grid import Grid, apply_affine
 
 __all__ = ["ShellMeans", "TensorMaps", "in_view", "maps_at", "shell_means", "tensor_maps", "tensor_volumes"]
 
-# Above about 1500 s/mm2 the logarithm of the signal bends (kurtosis) and the tensor no longer describes it;
-# the rest is the jitter of b-values.
+# Above about 1500 s/mm2 the logarithm of the signal bends (kurtosis); the rest is the jitter of b-values.
 TENSOR_BVAL_MAX = 1600.0
 # Free water of 37 degrees Celsius has 3.0e-3 mm2/s; beyond this it is pulsation, misalignment or noise.
 MD_MAX_MM2_S = 3.5e-3
