@@ -21,6 +21,11 @@ NotUsed = tuple[tuple[Path, str], ...]
 
 # b-values up to this count as b = 0, as in QSIPrep.
 B0_MAX_S_MM2 = 100
+# Beyond these b-values are in another unit: s/m2, or ms/um2.
+BVAL_MAX_S_MM2 = 1e5
+BVAL_MAX_MS_UM2 = 20.0
+# b-vectors are printed with few digits.
+LENGTH_TOLERANCE = 0.1
 HOW_TO_CHOOSE = {
     Modality.BOLD: "choose with --task-id or --bids-filter-file",
     Modality.DWI: "choose with --bids-filter-file",
@@ -258,16 +263,56 @@ def _check_gradients(path: Path, bval: Path, bvec: Path, volumes: int) -> None:
             raise DataError(f"{table.name} is not a table of numbers ({error}); convert it again") from error
     bvals_s_mm2, vectors = tables[bval].ravel(), tables[bvec]
     if len(bvals_s_mm2) != volumes:
+        swapped = len(bvals_s_mm2) == 3 * volumes and vectors.size == volumes
         raise DataError(
             f"{path.name} has {volumes} volumes but {bval.name} has {len(bvals_s_mm2)} b-values; "
-            "convert it again"
+            + ("its bval and bvec files are exchanged" if swapped else "convert it again")
         )
     if vectors.shape not in ((3, volumes), (volumes, 3)):
         raise DataError(
             f"{path.name} has {volumes} volumes but {bvec.name} has shape {vectors.shape}, expected "
             f"(3, {volumes}); convert it again"
         )
-    if not (bvals_s_mm2 > B0_MAX_S_MM2).any():
-        raise DataError(
-            f"{path.name} has no diffusion weighting: all b-values are up to {B0_MAX_S_MM2} s/mm2"
+    problem = _bval_problem(bvals_s_mm2) or _bvec_problem(bvals_s_mm2, vectors)
+    if problem:
+        raise DataError(f"{path.name} {problem}")
+
+
+def _bval_problem(bvals_s_mm2: np.ndarray) -> str:
+    """Say what is wrong with b-values; empty when nothing is."""
+    if not np.isfinite(bvals_s_mm2).all() or (bvals_s_mm2 < 0).any():
+        return "has b-values that are negative or not finite; convert it again"
+    largest = bvals_s_mm2.max()
+    if largest > BVAL_MAX_S_MM2:
+        return f"has b-values up to {largest:g}, expected s/mm2; if they are in s/m2, divide them by 1e6"
+    if largest <= B0_MAX_S_MM2:
+        may_be_ms = 0 < largest < BVAL_MAX_MS_UM2
+        hint = f"; if {largest:g} means ms/um2, multiply b-values by 1000" if may_be_ms else ""
+        return f"has no diffusion weighting: all b-values are up to {B0_MAX_S_MM2} s/mm2{hint}"
+    if bvals_s_mm2.min() > B0_MAX_S_MM2:
+        return (
+            f"has no b = 0 volume: the smallest b-value is {bvals_s_mm2.min():g} s/mm2; add the b0 of the "
+            "same session to the series"
         )
+    return ""
+
+
+def _bvec_problem(bvals_s_mm2: np.ndarray, vectors: np.ndarray) -> str:
+    """Say what is wrong with b-vectors of the right shape; empty when nothing is."""
+    # A table of three volumes can be read both ways: the right one has lengths of 1.
+    readings = [
+        np.linalg.norm(vectors, axis=axis) for axis in (0, 1) if vectors.shape[1 - axis] == len(bvals_s_mm2)
+    ]
+    weighted = bvals_s_mm2 > B0_MAX_S_MM2
+    lengths = min((norms[weighted] for norms in readings), key=lambda norms: np.abs(norms - 1).max())
+    if (np.abs(lengths - 1) <= LENGTH_TOLERANCE).all():
+        return ""
+    if np.nan_to_num(lengths).min() < LENGTH_TOLERANCE:
+        return (
+            "has weighted volumes without a direction (zero or not finite); a trace image does not belong "
+            "into the series: remove it and its b-value"
+        )
+    return (
+        f"has b-vectors of length {lengths.min():.3g} to {lengths.max():.3g}, expected 1; normalise them, "
+        "after multiplying b by the squared length if that is how the scanner codes b"
+    )

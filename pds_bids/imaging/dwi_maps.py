@@ -7,11 +7,11 @@ import numpy as np
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.dwi import GradientTable, tensor_problem
+from pds_bids.imaging.grid import Grid, apply_affine
 
-__all__ = ["ShellMeans", "TensorMaps", "maps_at", "shell_means", "tensor_maps", "tensor_volumes"]
+__all__ = ["ShellMeans", "TensorMaps", "in_view", "maps_at", "shell_means", "tensor_maps", "tensor_volumes"]
 
-# Above about 1500 s/mm2 the logarithm of the signal bends (kurtosis) and the tensor no longer describes it;
-# the rest is the jitter of b-values.
+# Above about 1500 s/mm2 the logarithm of the signal bends (kurtosis); the rest is the jitter of b-values.
 TENSOR_BVAL_MAX = 1600.0
 # Free water of 37 degrees Celsius has 3.0e-3 mm2/s; beyond this it is pulsation, misalignment or noise.
 MD_MAX_MM2_S = 3.5e-3
@@ -19,6 +19,9 @@ MD_MAX_MM2_S = 3.5e-3
 CHUNK_SIGNALS = 500_000
 # Signals resampled at once: the averager needs 24 bytes for each, 0.5 GB. More points are done in turns.
 BLOCK_SIGNALS = 20_000_000
+# Signals are raised to this share of the largest of their voxel: zeros are noise rounded down, in fluid at a
+# high b-value for example, and have no logarithm.
+SIGNAL_MIN_SHARE = 1e-3
 # Eigenvalues that dipy has raised to its floor were zero or negative.
 FLOOR_MARGIN = 1.001
 
@@ -123,13 +126,13 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
 
     The noise of a logarithm is the inverse of the signal, so each logarithm counts by the square of the
     signal that an unweighted fit predicts [1]_. Unweighted fits, which scanners use, give the weakest and
-    noisiest signals the same say; non-linear fits cost a hundred times more and are not better [2]_.
+    noisiest signals the same say; non-linear fits cost far more and are not better [2]_.
 
     Parameters
     ----------
     signals : ndarray
-        ``(V, N)`` float32. Each volume resampled once at the points. Values that are not finite or not
-        positive count as missing, as outside of a volume's field of view.
+        ``(V, N)`` float32. Each volume resampled once at the points. NaN is missing, as outside of a volume's
+        field of view (`in_view`); zero and less count as very little signal.
     table : GradientTable
         Of all N volumes; vectors in the frame of the reference, rotated with the head (`rotate_bvecs`).
 
@@ -169,7 +172,10 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
     for start in range(0, n_points, step):
         chunk = np.asarray(signals[start : start + step][:, volumes], dtype=np.float64)
         here = start + np.arange(len(chunk))
-        valid = np.isfinite(chunk) & (chunk > 0)
+        valid = np.isfinite(chunk)
+        largest = np.where(valid, chunk, 0).max(1, keepdims=True)
+        valid &= largest > 0
+        chunk = np.maximum(chunk, SIGNAL_MIN_SHARE * largest)
         complete = np.asarray(valid.all(1))
         usable = complete.copy()
         usable[~complete] = fit.is_determined(valid[~complete])
@@ -177,10 +183,15 @@ def tensor_maps(signals: np.ndarray, table: GradientTable) -> TensorMaps:
         for rows in (complete, usable & ~complete):
             if not rows.any():
                 continue
-            found = fit(chunk[rows], None if rows is complete else valid[rows])
-            to = here[rows]
-            fa[to], md[to], s0[to], direction[to], residual[to], implausible = found
-            n_implausible += int(implausible.sum())
+            # Nonsense may overflow an exponential; what is not finite is not used.
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = fit(chunk[rows], None if rows is complete else valid[rows])
+            *values, implausible = found
+            is_fitted = np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in values], axis=0)
+            to = here[rows][is_fitted]
+            fa[to], md[to], s0[to], direction[to], residual[to] = (v[is_fitted] for v in values)
+            n_implausible += int(implausible[is_fitted].sum())
+            n_unfitted += int((~is_fitted).sum())
     return TensorMaps(fa, md, s0, direction, residual, tuple(volumes), n_implausible, n_unfitted)
 
 
@@ -220,7 +231,7 @@ def shell_means(signals: np.ndarray, table: GradientTable) -> ShellMeans:
         # Volume by volume: a boolean copy of all signals would double their memory.
         for k in group:
             values = np.asarray(signals[:, k], np.float64)
-            valid = np.isfinite(values) & (values > 0)
+            valid = np.isfinite(values)
             total[row] += np.where(valid, values, 0)
             count[row] += valid
     means = _ratio(total, count)
@@ -228,6 +239,38 @@ def shell_means(signals: np.ndarray, table: GradientTable) -> ShellMeans:
     return ShellMeans(
         (0.0, *(shell.bval for shell in table.shells)), tuple(map(len, groups)), means, weighted
     )
+
+
+def in_view(points: np.ndarray, grid: Grid, ref2volume: np.ndarray) -> np.ndarray:
+    """Return which volumes see which points.
+
+    Parameters
+    ----------
+    points : ndarray
+        ``(V, 3)`` RAS+ mm in the space of the reference.
+    grid : Grid
+        Lattice of a volume.
+    ref2volume : ndarray
+        ``(N, 4, 4)`` head motion.
+
+    Returns
+    -------
+    ndarray
+        ``(V, N)`` bool.
+
+    Examples
+    --------
+    >>> motion = np.tile(np.eye(4), (2, 1, 1))
+    >>> motion[1, 0, 3] = 3
+    >>> in_view(np.array([[3.0, 0, 0]]), Grid((2, 2, 2), np.diag([3.0, 3, 3, 1])), motion)
+    array([[ True, False]])
+    """
+    last = np.asarray(grid.shape) - 0.5
+    seen = np.empty((len(points), len(ref2volume)), bool)
+    for k, pose in enumerate(ref2volume):
+        index = apply_affine(grid.ras2vox @ pose, points)
+        seen[:, k] = ((index >= -0.5) & (index <= last)).all(1)
+    return seen
 
 
 def maps_at(
@@ -313,7 +356,7 @@ class _Fit:
         return enough & valid[:, ~self._weighted].any(1)
 
     def __call__(self, signals: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        """Return FA, MD, S0, direction, residual and implausibility of ``(V, N)`` signals."""
+        """Return FA, MD, S0, direction, residual and implausibility of ``(V, N)`` signals; not all finite."""
         if valid is None:
             fit = self._solve(signals, None)
         else:
@@ -325,9 +368,11 @@ class _Fit:
         counted = np.ones_like(misfit) if valid is None else valid[:, self._weighted]
         share = np.sqrt(_ratio((misfit * counted).sum(1), counted.sum(1)))
         level = _ratio((signals[:, self._weighted] * counted).sum(1), counted.sum(1))
-        fa, md = np.nan_to_num(fit.fa).clip(0, 1), np.nan_to_num(fit.md).clip(0)
+        fa, md = fit.fa.clip(0, 1), fit.md
         implausible = (fit.evals.min(1) <= self._floor * FLOOR_MARGIN) | (md > MD_MAX_MM2_S)
-        return fa, md, np.ravel(fit.S0_hat), fit.evecs[:, :, 0], _ratio(share, level), implausible
+        # Beyond float32 is no signal.
+        s0 = np.where(np.ravel(fit.S0_hat) < np.finfo(np.float32).max, np.ravel(fit.S0_hat), np.inf)
+        return fa, md, s0, fit.evecs[:, :, 0], _ratio(share, level), implausible
 
     def _solve(self, signals: np.ndarray, weights: np.ndarray | None):  # type: ignore[no-untyped-def]
         from dipy.reconst.dti import TensorModel

@@ -12,8 +12,14 @@ from nipype.interfaces.base.support import Bunch
 
 from pds_bids.imaging.coverage import brain_coverage, seen_planes
 from pds_bids.imaging.dwi import GradientTable, distinct_directions, rotate_bvecs, tensor_problem
-from pds_bids.imaging.dwi_denoise import DenoiseMethod, denoise, remove_gibbs_ringing, slice_axis_ras
-from pds_bids.imaging.dwi_maps import ShellMeans, TensorMaps, maps_at
+from pds_bids.imaging.dwi_denoise import (
+    DenoiseMethod,
+    denoise,
+    denoise_caution,
+    remove_gibbs_ringing,
+    slice_axis_ras,
+)
+from pds_bids.imaging.dwi_maps import ShellMeans, TensorMaps, in_view, maps_at
 from pds_bids.imaging.dwi_orientation import judge_table
 from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.realign import segment_means
@@ -98,8 +104,7 @@ class DenoiseDWI(SimpleInterface):
                     data = remove_gibbs_ringing(data, self._slice_axis())
                 for k in range(data.shape[3]):
                     write(data[..., k])
-        if self.inputs.degibbs:
-            self._results["notes"] += self._about_partial_fourier(name)
+        self._results["notes"] = self._notes(method, table, name)
         self._results["out_file"] = str(Path("denoised.nii").absolute())
         if method is not DenoiseMethod.NONE:
             self._results["noise_map"] = save("noise.nii", np.mean(noise_sd, axis=0), vox2ras)
@@ -110,15 +115,16 @@ class DenoiseDWI(SimpleInterface):
             return int(self.inputs.slice_axis)
         return slice_axis_ras(stored_affine(self.inputs.dwi_file)[0], self.inputs.slice_axis)
 
-    def _about_partial_fourier(self, name: str) -> list[str]:
+    def _notes(self, method: DenoiseMethod, table: GradientTable, name: str) -> list[str]:
+        """Say, and log, what may be wrong with the result."""
+        notes = [denoise_caution(method, table.bvals, table.b0_threshold)]
         share = self.inputs.partial_fourier
-        if share is None or share >= 1:
-            return []
-        note = (
-            f"{name}: partial Fourier {share:g}; Gibbs ringing along phase encoding is removed only in part"
-        )
-        _LOG.warning(note)
-        return [note]
+        if self.inputs.degibbs and share is not None and share < 1:
+            notes.append(f"partial Fourier {share:g}: along phase encoding Gibbs ringing stays in part")
+        notes = [f"{name}: {note}" for note in notes if note]
+        for note in notes:
+            _LOG.warning("%s", note)
+        return notes
 
 
 class _TensorFitInputSpec(BaseInterfaceInputSpec):
@@ -191,12 +197,16 @@ class TensorFit(SimpleInterface):
             )
 
     def _signals(self, points: np.ndarray) -> np.ndarray:
-        """Return every volume at the points, ``(V, N)``; 0 outside of a volume's field of view."""
+        """Return every volume at the points, ``(V, N)``; NaN outside of a volume's field of view."""
         series, vox2ras = open_series(self.inputs.in_file)
+        motion = np.load(self.inputs.motion)
         bias = load(self.inputs.bias)[0] if self.inputs.bias else None
         each = [[k] for k in range(series.shape[3])]
-        motion, distortion = np.load(self.inputs.motion), load_distortion(self.inputs.distortion)
-        return segment_means(series, vox2ras, motion, each, points, bias=bias, distortion=distortion).T
+        distortion = load_distortion(self.inputs.distortion)
+        signals = segment_means(series, vox2ras, motion, each, points, bias=bias, distortion=distortion).T
+        # The averager gives zero there, and a zero in view is a signal.
+        signals[~in_view(points, Grid(series.shape[:3], vox2ras), motion)] = np.nan
+        return signals
 
     def _save_shells(self, shells: ShellMeans, inside: np.ndarray, grid: Grid) -> None:
         self._results["shells"] = _save_inside("shells.nii", shells.means.T, inside, grid)

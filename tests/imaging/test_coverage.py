@@ -108,7 +108,7 @@ def test_blank_slices_are_not_acquired(codes, template, make_grid):
 
 
 def test_a_slice_missing_in_the_middle(template, make_grid):
-    native, axis = acquired(make_grid, "RAS", -76, 76)
+    native, _ = acquired(make_grid, "RAS", -76, 76)
     series = np.random.default_rng(0).normal(100, 5, (*native.shape, 2)).astype(np.float32)
     series[:, :, 20] = np.nan
     planes = seen_planes(series)

@@ -9,6 +9,7 @@ from pds_bids.imaging.dwi import check_gradients
 from pds_bids.imaging.dwi_denoise import (
     DenoiseMethod,
     denoise,
+    denoise_caution,
     denoise_problem,
     remove_gibbs_ringing,
     slice_axis_ras,
@@ -126,6 +127,13 @@ def test_unsuitable_series_are_refused(method, shape, problem):
     assert problem in denoise_problem(method, shape)
     with pytest.raises(DataError, match="leave denoising out"):
         denoise(np.ones(shape, np.float32), VOX2RAS, method, np.zeros(shape[3]))
+
+
+def test_few_directions_call_for_caution_with_patch2self():
+    few, many = ([0] + [1000] * n for n in (20, 60))
+    assert "20 weighted volumes" in denoise_caution(DenoiseMethod.PATCH2SELF, few)
+    assert denoise_caution(DenoiseMethod.PATCH2SELF, many) == ""
+    assert denoise_caution(DenoiseMethod.MPPCA, few) == ""
 
 
 def test_wrong_length():

@@ -1,4 +1,9 @@
+import importlib.util
+import os
+import sys
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,11 +12,11 @@ from scipy.spatial.transform import Rotation
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging import dwi_maps
 from pds_bids.imaging.dwi import check_gradients, rotate_bvecs, tensor_problem
-from pds_bids.imaging.dwi_maps import maps_at, shell_means, tensor_maps, tensor_volumes
+from pds_bids.imaging.dwi_maps import in_view, maps_at, shell_means, tensor_maps, tensor_volumes
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.realign import segment_means
 
-MD = np.array([0.4e-3, 0.7e-3, 1.1e-3, 3.0e-3])
+MD = np.array([0.4e-3, 0.7e-3, 1.1e-3, 2.0e-3])
 FA = np.array([0.0, 0.15, 0.4, 0.7, 0.9])
 
 
@@ -179,7 +184,7 @@ def test_missing_signals_do_not_bend_the_fit():
     signals = attenuated(tensor, gradients)
     rng = np.random.default_rng(3)
     for row in range(len(signals)):
-        signals[row, rng.choice(np.arange(2, 22), 5, replace=False)] = rng.choice([0.0, np.nan, -3.0])
+        signals[row, rng.choice(np.arange(2, 22), 5, replace=False)] = rng.choice([np.nan, np.inf])
     maps = tensor_maps(signals, gradients)
     np.testing.assert_allclose(maps.md, md, rtol=0.01)
     np.testing.assert_allclose(maps.fa, fa, atol=0.01)
@@ -192,8 +197,8 @@ def test_points_with_too_little_are_zero_and_counted():
     signals = attenuated(tensor, gradients)
     signals[0] = 0
     signals[1] = np.nan
-    signals[2, :2] = 0  # no b0
-    signals[3, 5:] = 0  # three directions
+    signals[2, :2] = np.nan  # no b0
+    signals[3, 5:] = np.nan  # three directions
     maps = tensor_maps(signals, gradients)
     assert maps.n_unfitted == 4
     for name in ("fa", "md", "s0", "residual", "direction"):
@@ -218,11 +223,36 @@ def test_nonsense_gives_bounded_numbers_and_is_counted():
     assert fluid.n_implausible == 1
 
 
+@pytest.mark.parametrize("smallest", [1e-40, 1e-20, 1e-5])
+def test_rounding_in_blanked_air_does_not_overflow(smallest):
+    """Splines leave specks where a scanner wrote zeros; a real scan gave infinite S0 and then NaN."""
+    gradients = table((1000, 12))
+    rng = np.random.default_rng(7)
+    signals = rng.uniform(0, 1, (2000, 14)) ** 30 * 1e3
+    signals = np.where(rng.random(signals.shape) < 0.3, smallest, signals).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = tensor_maps(signals, gradients)
+    for values in (maps.fa, maps.md, maps.s0, maps.direction, maps.residual):
+        assert np.isfinite(values).all()
+    assert maps.n_implausible > 1000
+
+
+def test_zeros_in_fluid_are_fast_diffusion_not_holes():
+    """Where all weighted signals were rounded to zero, as in the ventricles of a real scan at b = 1500."""
+    gradients = table((1500, 12))
+    signals = attenuated(3e-3 * np.eye(3)[None], gradients, s0=40.0)
+    maps = tensor_maps(np.vstack([np.round(signals), np.floor(signals)]), gradients)
+    assert maps.n_unfitted == 0
+    assert (maps.md > 2.5e-3).all()
+    assert maps.fa.max() < 0.2
+
+
 def test_chunks_do_not_matter(monkeypatch):
     tensor, _ = tensors(*cases())
     gradients = table((1000, 12), (2000, 12))
     signals = attenuated(tensor, gradients) + np.random.default_rng(5).normal(0, 20, (len(tensor), 26))
-    signals[3, 4] = 0
+    signals[3, 4] = np.nan
     whole, whole_means = maps_at(
         np.arange(len(signals))[:, None], lambda rows: signals[rows[:, 0]], gradients
     )
@@ -244,14 +274,15 @@ def test_shell_means_are_those_of_the_averager():
     motion[:, :3, 3] = rng.uniform(-2, 2, (9, 3))
     points = grid.points().reshape(-1, 3)
     signals = segment_means(series, grid.vox2ras, motion, [[k] for k in range(9)], points).T
-    found = shell_means(signals, gradients)
     groups = [
         gradients.b0_volumes,
         *(shell.volumes for shell in gradients.shells),
         gradients.weighted_volumes,
     ]
     expected = segment_means(series, grid.vox2ras, motion, groups, points)
-    assert (signals == 0).any(1).sum() > 50  # some leave the field of view
+    signals = np.where(in_view(points, grid, motion), signals, np.nan)
+    assert np.isnan(signals).any(1).sum() > 50
+    found = shell_means(signals, gradients)
     np.testing.assert_allclose(found.means, expected[:-1], rtol=1e-5)
     np.testing.assert_allclose(found.weighted, expected[-1], rtol=1e-5)
     assert found.bvals == (0, 1000, 2000)
@@ -277,3 +308,29 @@ def test_head_rotation_is_followed_by_the_vectors():
 def test_wrong_length():
     with pytest.raises(GeometryError, match="14 volumes"):
         tensor_maps(np.ones((3, 13)), table((1000, 12)))
+
+
+@pytest.mark.real
+def test_real_maps_agree_with_the_scanners(tmp_path):
+    """FA and MD in white matter against maps that the scanner computed, as in ``benchmarks/dwi_maps.py``."""
+    root = os.environ.get("PDS_REAL_DATA")
+    if not root:
+        pytest.skip("PDS_REAL_DATA is not set")
+    path = Path(__file__).parents[2] / "benchmarks" / "dwi_maps.py"
+    spec = importlib.util.spec_from_file_location("benchmark_dwi_maps", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark
+    spec.loader.exec_module(benchmark)
+    (scan,) = benchmark.read_scans(Path(root) / "paired")
+    rows = {row.way: row for row in benchmark.compare(scan, tmp_path)[0]}
+    # Done its own way, the scanner's result comes out: units, directions, orientation are right.
+    own = rows["unweighted, as acquired"]
+    assert own.fa[0] > 0.999
+    assert own.md[0] > 0.999
+    assert abs(own.fa[3]) < 0.002
+    assert abs(own.md[3]) < 0.002
+    for way in ("as acquired", "aligned, at weighted volumes"):
+        assert rows[way].fa[0] >= 0.9
+        assert rows[way].md[0] >= 0.9
+    # Alignment moves away from the scanner's maps because it removes a misfit that they have.
+    assert rows["aligned, at weighted volumes"].residual < 0.85 * rows["as acquired"].residual

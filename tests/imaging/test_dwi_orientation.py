@@ -1,15 +1,22 @@
+import os
+from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import GeometryError
-from pds_bids.imaging.dwi import check_gradients
+from pds_bids.imaging.dwi import check_gradients, fsl_to_ras_bvecs
 from pds_bids.imaging.dwi_maps import tensor_maps
 from pds_bids.imaging.dwi_orientation import judge_table
+from pds_bids.imaging.grid import Grid, to_ras
+from pds_bids.imaging.masks import rough_brain_mask
 from pds_bids.phantom.gradients import spread_directions
 
+IDENTITY = np.eye(3)
 SIGNED_PERMUTATIONS = [
     np.eye(3)[list(order)] * np.array([signs]).T
     for order in permutations(range(3))
@@ -29,7 +36,7 @@ def bundles(grid, count=60, radius_mm=6.0):
     return field
 
 
-def fitted(grid, change=np.eye(3), n=20, noise=20.0, fa_scale=1.0):
+def fitted(grid, change=IDENTITY, n=20, noise=20.0, fa_scale=1.0):
     """The tensor of the bundles, fitted with a table whose components along the voxel axes were changed."""
     along = bundles(grid).reshape(-1, 3)
     mask = np.ones(grid.shape, bool)
@@ -110,3 +117,27 @@ def test_not_judged_without_evidence(small_grid):
 def test_arrays_must_fit(small_grid):
     with pytest.raises(GeometryError, match="one direction per voxel"):
         judge_table(np.zeros((5, 3)), np.zeros(5), np.ones(small_grid.shape, bool), small_grid, 30)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["missing/sub-GALAN", "missing/sub-VANDERBILT", "paired/sub-XA30"])
+def test_real_tables_fit_and_flipped_ones_do_not(name):
+    """Tables of 12 to 20 directions from three scanners."""
+    root = os.environ.get("PDS_REAL_DATA")
+    if not root:
+        pytest.skip("PDS_REAL_DATA is not set")
+    path = sorted((Path(root) / name / "dwi").glob("*_dwi.nii.gz"))[-1]
+    image = nib.load(path)
+    data, vox2ras, _ = to_ras(np.asarray(image.dataobj, np.float32), image.affine)
+    grid, stem = Grid(data.shape[:3], vox2ras), str(path).removesuffix(".nii.gz")
+    table = check_gradients(data.shape[3], np.loadtxt(f"{stem}.bval"), np.loadtxt(f"{stem}.bvec"))
+    mask = rough_brain_mask(data[..., list(table.b0_volumes)].mean(-1), grid)
+    for flip in (None, 0, 1, 2):
+        vectors = table.bvecs.copy()
+        vectors[:, 0 if flip is None else flip] *= 1 if flip is None else -1
+        maps = tensor_maps(data[mask], replace(table, bvecs=fsl_to_ras_bvecs(vectors, image.affine)))
+        verdict = judge_table(maps.direction, maps.fa, mask, grid, len(table.weighted_volumes))
+        assert verdict.is_judged
+        assert verdict.is_consistent == (flip is None)
+        axis = ("left-right", "posterior-anterior", "inferior-superior")[flip or 0]
+        assert verdict.best == ("as given" if flip is None else f"flip {axis}")

@@ -1,9 +1,12 @@
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import DataError
@@ -38,15 +41,25 @@ def tensor_at(points):
     return tensor, fa
 
 
-def write_scan(folder, grid, *, flip=None):
-    """Write a series in the storage order of `grid` with FSL's files; `flip` spoils one component."""
+def attenuated(bvals, vectors, tensor):
+    return 900 * np.exp(-bvals * np.einsum("ni,...ij,nj->...n", vectors, tensor, vectors))
+
+
+def write_scan(folder, grid, *, flip=None, turn=None):
+    """Write a series in the storage order of `grid` with FSL's files.
+
+    `flip` spoils one component of the vectors; from the eighth volume on the head is turned by `turn`.
+    """
     world = spread_directions(N)
     bvals = np.array([0.0, *[1000.0] * N, 0.0])
     vectors = np.vstack([np.zeros((1, 3)), world, np.zeros((1, 3))])
     points = grid.points()
-    tensor, _ = tensor_at(points)
     inside = np.linalg.norm(points, axis=-1) < 46
-    signal = 900 * np.exp(-bvals * np.einsum("ni,...ij,nj->...n", vectors, tensor, vectors))
+    signal = attenuated(bvals, vectors, tensor_at(points)[0])
+    if turn is not None:
+        # What is at x in the turned head was at turn.T x; the gradient acts on it along turn.T g.
+        later = attenuated(bvals, vectors @ turn, tensor_at(points @ turn)[0])
+        signal[..., 7:] = later[..., 7:]
     image = nib.Nifti1Image((signal * inside[..., None]).astype(np.float32), grid.vox2ras)
     image.to_filename(folder / "dwi.nii.gz")
     # FSL: components along voxel axes, the first with its sign flipped when the determinant is positive.
@@ -62,10 +75,10 @@ def write_scan(folder, grid, *, flip=None):
 def conformed(tmp_path, monkeypatch, make_grid):
     """Conformed series, gradients, motion of nobody, and a mask, from a stored order."""
 
-    def make(name, *, flip=None, zoom_mm=4.0):
+    def make(name, *, flip=None, turn=None, zoom_mm=4.0):
         monkeypatch.chdir(tmp_path)
         grid = make_grid(name[:3], zooms=(zoom_mm,) * 3, turn_deg=STORED[name])
-        write_scan(tmp_path, grid, flip=flip)
+        write_scan(tmp_path, grid, flip=flip, turn=turn)
         files = {"bval": "dwi.bval", "bvec": "dwi.bvec", "dwi_file": "dwi.nii.gz"}
         gradients = (
             ConformGradients(**{k: str(tmp_path / f) for k, f in files.items()}).run().outputs.gradients
@@ -73,7 +86,10 @@ def conformed(tmp_path, monkeypatch, make_grid):
         series = ConformSeries(in_files=[str(tmp_path / "dwi.nii.gz")]).run().outputs.out_file
         data, ras = load(series)
         mask = np.linalg.norm(ras.points(), axis=-1) < 40
-        np.save("motion.npy", np.tile(np.eye(4), (data.shape[3], 1, 1)))
+        motion = np.tile(np.eye(4), (data.shape[3], 1, 1))
+        if turn is not None:
+            motion[7:, :3, :3] = turn
+        np.save("motion.npy", motion)
         return {
             "in_file": series,
             "gradients": gradients,
@@ -95,18 +111,31 @@ def test_maps_do_not_depend_on_storage(name, conformed):
     np.testing.assert_allclose(md[inside], MD_MM2_S, rtol=0.01)
     assert not fa[~inside].any()
     assert nib.aff2axcodes(grid.vox2ras) == ("R", "A", "S")
-    quality = json.loads(open(outputs.quality).read())
+    quality = json.loads(Path(outputs.quality).read_text())
     assert quality["n_implausible"] == quality["n_unfitted"] == 0
     assert quality["tensor_volumes"] == N + 2
     assert quality["orientation"]["is_judged"]
     assert quality["orientation"]["is_consistent"]
 
 
+def test_directions_follow_the_head(conformed):
+    turn = Rotation.from_euler("xyz", [10, -15, 50], degrees=True).as_matrix()
+    inputs = conformed("LAS", turn=turn)
+    fa, grid = load(TensorFit(**inputs).run().outputs.fa)
+    tensor, truth = tensor_at(grid.points())
+    # Well inside a bundle, where interpolation does not mix: the tensor is the same all around.
+    parts = np.moveaxis(tensor.reshape(*grid.shape, 9), -1, 0)
+    spread = np.max([ndimage.maximum_filter(p, 3) - ndimage.minimum_filter(p, 3) for p in parts], axis=0)
+    core = (spread < 0.2e-3) & (truth > 0) & (np.linalg.norm(grid.points(), axis=-1) < 38)
+    assert core.sum() > 50
+    assert np.abs(fa - truth)[core].mean() < 0.03
+
+
 def test_a_flipped_table_is_told(conformed, caplog):
     inputs = conformed("LAS", flip=1)
     with caplog.at_level(logging.WARNING, "pds_bids.interfaces"):
         outputs = TensorFit(**inputs).run().outputs
-    quality = json.loads(open(outputs.quality).read())
+    quality = json.loads(Path(outputs.quality).read_text())
     assert not quality["orientation"]["is_consistent"]
     assert quality["orientation"]["best"] == "flip posterior-anterior"
     assert "do not fit the image" in caplog.text
@@ -148,25 +177,36 @@ def test_shells_are_the_averages(conformed):
     groups = [[0, N + 1], list(range(1, N + 1))]
     expected = segment_means(data, grid.vox2ras, motion, groups, grid.points()[mask])
     np.testing.assert_allclose(shells[mask].T, expected, rtol=1e-4)
-    assert json.loads(open(outputs.shells_json).read()) == {"bvals": [0, 1000], "n_volumes": [2, N]}
+    assert json.loads(Path(outputs.shells_json).read_text()) == {"bvals": [0, 1000], "n_volumes": [2, N]}
+
+
+def test_a_bias_field_scales_shells_and_nothing_else(conformed):
+    inputs = conformed("LAS")
+    _, grid = load(inputs["in_file"])
+    plain = TensorFit(**inputs).run().outputs
+    before = [load(path)[0].copy() for path in (plain.shells, plain.s0, plain.fa, plain.md)]
+    bias = save("bias.nii", np.full(grid.shape, 2, np.float32), grid.vox2ras)
+    divided = TensorFit(**inputs, bias=bias).run().outputs
+    after = [load(path)[0] for path in (divided.shells, divided.s0, divided.fa, divided.md)]
+    for one, other, factor in zip(before, after, (0.5, 0.5, 1, 1), strict=True):
+        np.testing.assert_allclose(other, factor * one, rtol=1e-4, atol=1e-5)
 
 
 def test_without_enough_directions_there_are_means_but_no_maps(conformed, caplog):
     inputs = conformed("RAS")
-    content = json.loads(open(inputs["gradients"]).read())
+    content = json.loads(Path(inputs["gradients"]).read_text())
     content["bvecs_ras"] = [[0, 0, 1.0]] * (N + 2)
-    with open(inputs["gradients"], "w") as file:
-        json.dump(content, file)
+    Path(inputs["gradients"]).write_text(json.dumps(content))
     with caplog.at_level(logging.WARNING, "pds_bids.interfaces"):
         outputs = TensorFit(**inputs).run().outputs
     assert load(outputs.shells)[0].shape[3] == 2
     assert not isinstance(outputs.fa, str)
-    assert json.loads(open(outputs.quality).read())["tensor_problem"].startswith("1 distinct")
+    assert json.loads(Path(outputs.quality).read_text())["tensor_problem"].startswith("1 distinct")
     assert "no FA and MD: 1 distinct" in caplog.text
 
 
 def test_denoising_node(conformed, tmp_path):
-    inputs = conformed("PSL")
+    inputs = conformed("PSL", zoom_mm=5.0)
     data, grid = load(inputs["in_file"])
     rng = np.random.default_rng(0)
     noisy = np.abs(data + rng.normal(0, 40, data.shape)).astype(np.float32)
@@ -203,17 +243,20 @@ def test_field_of_view_node(conformed, monkeypatch, caplog):
     noise = np.random.default_rng(0).normal(0, 1, data.shape).astype(np.float32)
     x, y, z = np.moveaxis(MODEL_GRID.points(), -1, 0)
 
-    class Toy:
-        """A ball of 50 mm for a brain, which a shift lets stick out of the view at the top."""
-
-        grid = MODEL_GRID
-        mask = x**2 + y**2 + z**2 < 50**2
-        gm = wm = csf = mask.astype(np.float32)
-        atlas = mask.astype(np.int32)
-        atlas_labels = {1: "All"}
-
+    # A ball of 50 mm for a brain, which a shift lets stick out of the view at the top.
+    ball = x**2 + y**2 + z**2 < 50**2
+    one = ball.astype(np.float32)
+    toy = SimpleNamespace(
+        grid=MODEL_GRID,
+        mask=ball,
+        gm=one,
+        wm=one,
+        csf=one,
+        atlas=ball.astype(np.int32),
+        atlas_labels={1: "All"},
+    )
     monkeypatch.setattr("pds_bids.interfaces.dwi.read_template", lambda path: path)
-    monkeypatch.setattr("pds_bids.interfaces.dwi.load_template", lambda files, on: Toy)
+    monkeypatch.setattr("pds_bids.interfaces.dwi.load_template", lambda files, on: toy)
     shift = np.eye(4)
     shift[2, 3] = 30
     there = save_map("map.npz", PointMap.from_affine(MODEL_GRID, shift))
@@ -221,8 +264,8 @@ def test_field_of_view_node(conformed, monkeypatch, caplog):
     given = {"in_file": series, "mask": inputs["mask"], "template2native": there}
     with caplog.at_level(logging.WARNING, "pds_bids.interfaces"):
         found = FieldOfView(**given, template=there).run().outputs.coverage
-    content = json.loads(open(found).read())
-    assert content["brain"] == pytest.approx((z[Toy.mask] + 30 <= 52).mean(), abs=0.01)
+    content = json.loads(Path(found).read_text())
+    assert content["brain"] == pytest.approx((z[toy.mask] + 30 <= 52).mean(), abs=0.01)
     assert list(content["ends"]) == ["superior"]
     assert not content["is_complete"]
     assert content["note"] in caplog.text
