@@ -16,6 +16,7 @@ from pds_bids.bids.matching import LookUp, Search
 from pds_bids.bids.metadata import split_name
 from pds_bids.bids.recipes import RECIPES, Level, Pipeline
 from pds_bids.bids.series import Series
+from pds_bids.bids.sidecars import bids_uri
 from pds_bids.exceptions import UsageError
 
 __all__ = [
@@ -121,6 +122,12 @@ class Precomputed:
             # Their grid, whatever it is called, is not ours.
             entities["res"] = "source"
         return entities
+
+    @property
+    def uris(self) -> list[str]:
+        """BIDS URIs of the files that are read, in the dataset ``bids:fmriprep:`` or ``bids:qsiprep:``."""
+        root, name = self.dataset.root, str(self.dataset.pipeline)
+        return [bids_uri(path, root, name) for path in self.files.values()]
 
     @property
     def problem(self) -> str:

@@ -17,7 +17,7 @@ __all__ = ["LookUp", "Search"]
 # What a pipeline may leave out of a name: fMRIPrep combines echoes, QSIPrep joins series of one session.
 DROPPED = {
     Pipeline.FMRIPREP: frozenset({"echo", "part"}),
-    Pipeline.QSIPREP: frozenset({"echo", "part", "run", "dir", "acq", "rec", "dwi"}),
+    Pipeline.QSIPREP: frozenset({"echo", "part", "run", "dir", "acq", "rec"}),
 }
 # Voxels of the model grid, mm, with some room for rounding in headers.
 MODEL_VOXEL_MM = 3.01

@@ -212,6 +212,12 @@ def test_layouts_of_qsiprep(make_tree, name):
     assert found.space_entities["space"] == space
 
 
+def test_sources_are_named_by_dataset(make_tree):
+    found = look(make_tree([*func(*IN_MNI, CONFOUNDS)]), "sub-01_task-rest_bold.nii.gz")
+    assert found.uris[0] == f"bids:fmriprep:sub-01/func/sub-01_task-rest_{IN_MNI[0]}"
+    assert len(found.uris) == 3
+
+
 def test_joined_series_are_used_with_a_note(make_tree):
     files = dwi(*GRADIENTS, "space-ACPC_desc-brain_mask.nii.gz", CONFOUNDS)
     root = make_tree([*files, ACPC], "QSIPrep")
