@@ -28,14 +28,18 @@ __all__ = ["Blip", "BlipField", "field_from_blips"]
 # A step of rotation enters the equations as the arc at this radius (mm).
 ARC_MM = 50.0
 # Squared strain of the displacement against squared differences of images in units of the brain's mean.
-SMOOTHNESS = 0.05
+SMOOTHNESS = 0.02
 # Weight of the barrier that keeps voxels from collapsing, and of the squared mean displacement (mm) in the
 # brain: a constant field and a shift along the phase encoding look the same.
-BARRIER, CENTRING = 0.02, 0.1
+BARRIER, CENTRING = 0.01, 0.1
+# Weight of the squared motion between the images (mm, arcs in mm), per voxel of the brain: a turned head with
+# a tilted field looks nearly like none of either.
+STILLNESS = 1e-5
 # Beyond this strain the barrier goes on as a parabola, so that every field has a finite energy.
 BARRIER_END = 0.9
 # Most Gauss-Newton steps of a level, conjugate gradients in a step, and halvings of a step.
 N_STEPS, N_GRADIENTS, N_HALVINGS = 15, 40, 4
+GRADIENT_ORDER = 1
 # A level ends when a step lowers the energy by less than this share.
 LEAST_GAIN = 1e-3
 
@@ -177,13 +181,14 @@ class _Problem:
         self.reach = hz2mm / self.mm_per_hz
         self.strain = self.reach @ self.lattice.ras2vox[:3, :3].T
         self.grids = [blip.grid for blip in blips]
-        self._images = [
-            ndimage.gaussian_filter(
-                np.asarray(blip.image, np.float32) / scale, level.sigma_mm / np.asarray(blip.grid.zooms)
+        self._splines = []
+        for blip, scale in zip(blips, scales, strict=True):
+            smooth = ndimage.gaussian_filter(
+                np.asarray(blip.image, float) / scale, level.sigma_mm / np.asarray(blip.grid.zooms)
             )
-            for blip, scale in zip(blips, scales, strict=True)
-        ]
-        self._gradients = [np.stack(np.gradient(image)) for image in self._images]
+            self._splines.append(ndimage.spline_filter(smooth, mode="mirror", output=np.float32))
+        # The derivative of a cubic spline at its nodes is the central difference of its coefficients.
+        self._gradients = [np.stack(np.gradient(spline)) for spline in self._splines]
 
     def lattice_values(self, values: np.ndarray, lattice: Grid | None) -> np.ndarray:
         """Return a field given on another lattice on this one; zero to begin with."""
@@ -198,10 +203,11 @@ class _Problem:
         for k, grid in enumerate(self.grids):
             place = apply_affine(poses[k], self.points)
             index = np.moveaxis(apply_affine(grid.ras2vox, place + mm[..., None] * self.reach[k]), -1, 0)
-            image, *slopes = (
-                ndimage.map_coordinates(volume, index, order=1, mode="nearest")
-                for volume in (self._images[k], *self._gradients[k])
-            )
+            image = ndimage.map_coordinates(self._splines[k], index, mode="mirror", prefilter=False)
+            slopes = [
+                ndimage.map_coordinates(slope, index, order=GRADIENT_ORDER, mode="mirror", prefilter=True)
+                for slope in self._gradients[k]
+            ]
             limit = np.asarray(grid.shape).reshape(3, 1, 1, 1) - 0.5
             inside = ((index >= -0.5) & (index <= limit)).all(0)
             gradient = np.tensordot(np.stack(slopes, -1), grid.ras2vox[:3, :3], 1)
@@ -242,7 +248,14 @@ class _Problem:
             float((residuals**2).sum())
             + SMOOTHNESS * float((mm * self.roughness(mm)).sum())
             + CENTRING * self.brain.sum() * float(centre**2)
+            + STILLNESS * self.brain.sum() * float((self.motion(poses) ** 2).sum())
         ) + BARRIER * barrier
+
+    def motion(self, poses: np.ndarray) -> np.ndarray:
+        """Return the motion of all images but the first about the centre, ``(K - 1, 6)`` mm and arcs in mm."""
+        turn = Rotation.from_matrix(poses[1:, :3, :3]).as_rotvec() * ARC_MM
+        shift = poses[1:, :3, :3] @ self.centre + poses[1:, :3, 3] - self.centre
+        return np.concatenate([shift, turn], 1)
 
     @staticmethod
     def residuals(views: list[_View]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -307,16 +320,20 @@ def _newton_step(problem: _Problem, mm: np.ndarray, poses: np.ndarray) -> tuple[
     def regular(field: np.ndarray) -> np.ndarray:
         return SMOOTHNESS * problem.roughness(field) + CENTRING * brain * float((brain * field).sum())
 
+    still = STILLNESS * problem.brain.sum()
+
     def hessian(flat: np.ndarray) -> np.ndarray:
         field, pose = _unpacked(flat, shape)
         out, pose_out = backward(forward(field, pose))
         out += regular(field)
+        pose_out += still * pose
         for k in range(n_images):
             out += BARRIER * problem.stretch_adjoint(bends[k][2] * problem.stretch(field, k), k)
         return _packed(out, pose_out)
 
     field, pose = backward(residuals)
     field += regular(mm)
+    pose += still * problem.motion(poses)
     diagonal = SMOOTHNESS * 2 * sum(zoom**-2 for zoom in problem.lattice.zooms) * np.ones(shape)
     for k in range(n_images):
         field += BARRIER * problem.stretch_adjoint(bends[k][1], k)
@@ -324,7 +341,7 @@ def _newton_step(problem: _Problem, mm: np.ndarray, poses: np.ndarray) -> tuple[
         diagonal += by_shift[k] ** 2 + bend * (problem.strain[k] ** 2).sum() / 2
     pose_diagonal = np.array([np.square(columns).sum((0, 1, 2)) for columns in by_pose])
     solved = _conjugate_gradients(
-        hessian, -_packed(field, pose), _packed(diagonal, np.maximum(pose_diagonal, 1e-6))
+        hessian, -_packed(field, pose), _packed(diagonal, pose_diagonal + still)
     )
     return _unpacked(solved, shape)
 
