@@ -5,12 +5,9 @@ with opposite phase encoding: likeness with the T1w image (normalised mutual inf
 and of brain outlines) after rigid registration, of BOLD and b0 with each other, and of the two directions.
 
     python benchmarks/distortion.py DATASET [--figures FOLDER]
-
-Needs a template, as pds-bids does (TEMPLATEFLOW_HOME).
 """
 
 import argparse
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +22,13 @@ from pds_bids.imaging.fieldmaps import FieldImage, field_from_phases
 from pds_bids.imaging.gate import nmi
 from pds_bids.imaging.grid import Grid, apply_affine, resample
 from pds_bids.imaging.intensity import n4_bias
-from pds_bids.imaging.masks import dice, eroded, rough_brain_mask
+from pds_bids.imaging.masks import dice, eroded, rough_brain_mask, rough_t1w_brain
 from pds_bids.imaging.motion import estimate_motion, realigned_mean
 from pds_bids.imaging.pepolar import Blip, field_from_blips
-from pds_bids.imaging.registration import mask_in_native, register_rigid, register_t1w_to_template
+from pds_bids.imaging.registration import register_rigid
 from pds_bids.imaging.undistort import bring_field, compare_signs, displacement_mm, undistorted
 from pds_bids.interfaces.images import load, stored_affine
 from pds_bids.modalities import Modality
-from pds_bids.template import MODEL_GRID, get_template, load_template
 
 FINE_MM = 1.5
 # Edges are the voxels with the steepest slopes of the brain and its rim.
@@ -62,13 +58,11 @@ def series_of(folder: Path, modality: Modality, root: Path) -> list[Series]:
 
 
 def t1w_picture(folder: Path) -> Picture:
-    """Return the T1w image with its brain mask by way of the template."""
+    """Return the T1w image with a brain mask made of its intensities alone."""
     path = min(folder.glob("anat/*_T1w.nii*"))
     data, grid = load(path)
     data = np.asarray(data, np.float32)
-    with tempfile.TemporaryDirectory() as cache:
-        template = load_template(get_template(Path(cache)), MODEL_GRID)
-    mask = mask_in_native(register_t1w_to_template(data, grid, template), template)
+    mask, _, _ = rough_t1w_brain(data, grid)
     return Picture(data / n4_bias(data, grid, mask), grid, mask)
 
 

@@ -35,6 +35,9 @@ __all__ = ["EstimateField", "FieldFromBlipGroups", "fieldmap_spec"]
 
 LOGGER = logging.getLogger("pds_bids.interfaces")
 
+# An image, its grid, and its brain.
+Target = tuple[np.ndarray, Grid, np.ndarray]
+
 # Volumes averaged of a 4D image in fmap/.
 MOST_VOLUMES = 5
 
@@ -249,19 +252,29 @@ def _judged(
         "phase_encoding_axis": "RAS"[encoding.axis],
     }
     reason = implausible(hz, grid, encoding, brain)
-    target: tuple[np.ndarray, Grid, np.ndarray] | None = None
+    doubts = []
+    for name, target in _targets(inputs, image):
+        if reason:
+            break
+        found = compare_signs(*series, *target, nthreads=inputs.num_threads)
+        if not found.doubt:
+            return figures | {"compared_with": name} | _likeness(found), found.reason
+        doubts.append(f"{name}: {found.doubt}")
+    figures["compared_with"] = None
+    figures["not_compared_because"] = "; ".join(doubts) or ("" if reason else "there is no undistorted image")
+    return figures, reason
+
+
+def _targets(inputs: Any, image: FieldImage | None) -> list[tuple[str, Target]]:
+    """Return the undistorted images to compare a series with, the best first."""
+    targets: list[tuple[str, Target]] = []
     if inputs.t1w and inputs.t1w_mask:
-        figures["compared_with"] = "T1w"
         t1w, t1w_grid = load(inputs.t1w)
-        target = np.asarray(t1w, np.float32), t1w_grid, load(inputs.t1w_mask)[0] > 0
-    elif image is not None:
-        figures["compared_with"] = "fieldmap"
+        targets.append(("T1w", (np.asarray(t1w, np.float32), t1w_grid, load(inputs.t1w_mask)[0] > 0)))
+    if image is not None:
         bias = n4_bias(image.magnitude, image.grid, image.brain, nthreads=inputs.num_threads)
-        target = image.magnitude / bias, image.grid, image.brain
-    if target is None or reason:
-        return figures, reason
-    found = compare_signs(*series, *target, nthreads=inputs.num_threads)
-    return figures | _likeness(found), found.reason
+        targets.append(("fieldmap", (image.magnitude / bias, image.grid, image.brain)))
+    return targets
 
 
 def _likeness(found: Likeness) -> dict[str, float]:
