@@ -96,7 +96,10 @@ class EstimateField(SimpleInterface):
             qc |= more
             reason = qc.pop("failed", "")
             if not reason:
-                measured, reason = _judged(self.inputs, (hz, mean, grid, encoding), target)
+                is_sure = spec["kind"] == FieldmapKind.EPI_AND_SERIES.name
+                measured, reason = _judged(
+                    self.inputs, (hz, mean, grid, encoding), target, is_sure=is_sure
+                )
                 qc |= measured
         except PDSError as error:
             qc |= {"used": False, "reason": str(error)}
@@ -197,7 +200,7 @@ class FieldFromBlipGroups(SimpleInterface):
             if qc["blips"]["correlation_after"] < qc["blips"]["correlation_before"]:
                 reason = "the groups agree less with the field than without it"
             first = (found.hz, np.asarray(blips[0].image), blips[0].grid, blips[0].phase_encoding)
-            measured, worse = _judged(self.inputs, first, None)
+            measured, worse = _judged(self.inputs, first, None, is_sure=True)
             qc |= measured
             reason = reason or worse
         except PDSError as error:
@@ -239,8 +242,14 @@ def _judged(
     inputs: Any,
     series: tuple[np.ndarray, np.ndarray, Grid, PhaseEncoding],
     image: FieldImage | None,
+    *,
+    is_sure: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Measure a field, and return the figures and why it must not be used."""
+    """Measure a field, and return the figures and why it must not be used.
+
+    A field is sure without a comparison when the series itself was one of the images it was made from: they
+    agree better with it than without.
+    """
     hz, mean, grid, encoding = series
     brain = rough_brain_mask(undistorted(mean, grid, hz, encoding, order=1), grid)
     far = np.abs(displacement_mm(hz, grid, encoding))[brain]
@@ -262,6 +271,8 @@ def _judged(
         doubts.append(f"{name}: {found.doubt}")
     figures["compared_with"] = None
     figures["not_compared_because"] = "; ".join(doubts) or ("" if reason else "there is no undistorted image")
+    if not is_sure and not reason:
+        reason = f"its sign could not be checked: {figures['not_compared_because']}"
     return figures, reason
 
 

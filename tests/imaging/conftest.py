@@ -107,10 +107,16 @@ def off_resonance():
 
 
 @pytest.fixture(scope="session")
+def rich_head():
+    """A head with enough in it for registration across contrasts to tell up from down."""
+    return AnalyticHead(seed=3, n_blobs=60)
+
+
+@pytest.fixture(scope="session")
 def make_epi(head):
     """The image of a head whose voxels a field has moved along an array axis, signal conserved."""
 
-    def make(grid, axis, readout_s, matrix=None, noise=0.0, seed=0, field=off_resonance_hz):
+    def make(grid, axis, readout_s, matrix=None, noise=0.0, seed=0, field=off_resonance_hz, shown=head):
         matrix = np.eye(4) if matrix is None else matrix
         back = np.linalg.inv(matrix)
         there = grid.points()
@@ -125,7 +131,7 @@ def make_epi(head):
         for shift in fine:
             source = there + shift * step
             landing = shift + readout_s * hz(source)
-            signal = head(apply_affine(back, source)) / len(fine)
+            signal = shown(apply_affine(back, source)) / len(fine)
             _deposit(total, np.moveaxis(np.indices(grid.shape), 0, -1), axis, landing, signal)
         rng = np.random.default_rng(seed)
         return (1000 * np.abs(total + noise * rng.normal(size=grid.shape))).astype(np.float32)
