@@ -89,3 +89,62 @@ def displacement(head):
         )
 
     return measure
+
+
+def off_resonance_hz(points):
+    """A field as above air: a peak of 100 Hz over the nose, 60 Hz over the ears, and a slope."""
+    x, y, z = np.moveaxis(np.asarray(points, float), -1, 0)
+    nose = np.exp(-0.5 * ((x / 22) ** 2 + ((y - 62) / 22) ** 2 + ((z + 25) / 20) ** 2))
+    ears = sum(
+        np.exp(-0.5 * (((x - s * 52) / 14) ** 2 + ((y + 5) / 16) ** 2 + ((z + 30) / 14) ** 2)) for s in (1, -1)
+    )
+    return 100 * nose + 60 * ears - 0.15 * z
+
+
+@pytest.fixture(scope="session")
+def off_resonance():
+    return off_resonance_hz
+
+
+@pytest.fixture(scope="session")
+def rich_head():
+    """A head with enough in it for registration across contrasts to tell up from down."""
+    return AnalyticHead(seed=3, n_blobs=60)
+
+
+@pytest.fixture(scope="session")
+def make_epi(head):
+    """The image of a head whose voxels a field has moved along an array axis, signal conserved."""
+
+    def make(grid, axis, readout_s, matrix=None, noise=0.0, seed=0, field=off_resonance_hz, shown=head):
+        matrix = np.eye(4) if matrix is None else matrix
+        back = np.linalg.inv(matrix)
+        there = grid.points()
+        step = grid.vox2ras[:3, axis]
+
+        def hz(points):
+            return field(apply_affine(back, points))
+
+        # Each voxel is the sum of all sources that land in it: where the field folds, there are several.
+        total = np.zeros(grid.shape)
+        fine = np.linspace(-0.5, 0.5, 9)[1:-1:2]
+        for shift in fine:
+            source = there + shift * step
+            landing = shift + readout_s * hz(source)
+            signal = shown(apply_affine(back, source)) / len(fine)
+            _deposit(total, np.moveaxis(np.indices(grid.shape), 0, -1), axis, landing, signal)
+        rng = np.random.default_rng(seed)
+        return (1000 * np.abs(total + noise * rng.normal(size=grid.shape))).astype(np.float32)
+
+    return make
+
+
+def _deposit(total, index, axis, landing, signal):
+    """Add signal at fractional places along an axis, shared between the two nearest voxels."""
+    place = index[..., axis] + landing
+    low = np.floor(place).astype(int)
+    for voxel, share in ((low, 1 - (place - low)), (low + 1, place - low)):
+        inside = (voxel >= 0) & (voxel < total.shape[axis])
+        where = [index[..., a][inside] for a in range(3)]
+        where[axis] = voxel[inside]
+        np.add.at(total, tuple(where), (signal * share)[inside])
