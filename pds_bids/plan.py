@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
 from pds_bids.bids.derivatives import Precomputed
+from pds_bids.bids.fieldmaps import Fieldmap
 from pds_bids.bids.series import Series
 from pds_bids.bids.write import write_text
 from pds_bids.config import Synthesize
@@ -44,6 +45,8 @@ class SessionPlan:
         Series that are read; None where there is none, or none usable.
     bold_derivatives, dwi_derivatives : Precomputed or None
         What another pipeline has made of a series, where it was asked for.
+    bold_fieldmap, dwi_fieldmap : Fieldmap or None
+        What the distortion of a series is corrected with.
     t1w : Path or None
         T1w image of the participant.
     t1w_session : str or None
@@ -66,6 +69,8 @@ class SessionPlan:
     dwi: Series | None = None
     bold_derivatives: Precomputed | None = None
     dwi_derivatives: Precomputed | None = None
+    bold_fieldmap: Fieldmap | None = None
+    dwi_fieldmap: Fieldmap | None = None
     t1w: Path | None = None
     t1w_session: str | None = None
     directions: tuple[Direction, ...] = ()
@@ -110,12 +115,18 @@ class SessionPlan:
         """Return what another pipeline has made of the series of one modality."""
         return self.bold_derivatives if modality is Modality.BOLD else self.dwi_derivatives
 
+    def fieldmap(self, modality: Modality) -> Fieldmap | None:
+        """Return what the distortion of the series of one modality is corrected with."""
+        return self.bold_fieldmap if modality is Modality.BOLD else self.dwi_fieldmap
+
     def sources(self) -> tuple[Path, ...]:
         """Return the files that are read, for provenance."""
         acquired = (self.bold, self.dwi)
         paths = [path for series in acquired if series is not None for path in series.files()]
         for precomputed in (self.bold_derivatives, self.dwi_derivatives):
             paths += precomputed.files.values() if precomputed is not None else ()
+        for fieldmap in (self.bold_fieldmap, self.dwi_fieldmap):
+            paths += fieldmap.files if fieldmap is not None else ()
         return (*paths, *([self.t1w] if self.t1w else []))
 
 

@@ -13,8 +13,11 @@ from pds_bids.bids.derivatives import (
     find_derivatives,
     find_precomputed,
 )
+from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind, find_fieldmap
 from pds_bids.bids.layout import DatasetFiles, check_dataset, find_files, index_dataset, select_participants
 from pds_bids.bids.metadata import parse_entities
+from pds_bids.bids.runs import without_opposite
+from pds_bids.bids.series import Series
 from pds_bids.config import Ignore, RunConfig, Runs, Synthesize
 from pds_bids.exceptions import NothingSelectedError
 from pds_bids.modalities import Direction, Modality
@@ -97,7 +100,7 @@ def _plan_participant(
         asked = " of the sessions asked for" if config.session_label else ""
         return [SessionPlan(label, reason=f"no BOLD, DWI or T1w image{asked}")]
     return [
-        _with_derivatives(planned, datasets)
+        _with_fieldmaps(_with_derivatives(planned, datasets), files, config)
         for session in sessions
         for planned in _apart(*_plan_session(label, session, files, config))
     ]
@@ -120,6 +123,57 @@ def _with_derivatives(planned: SessionPlan, datasets: dict[Pipeline, DerivativeD
     )
     problems = [precomputed.problem for precomputed in found.values() if precomputed.problem]
     return replace(planned, action=Action.FAIL, reason="; ".join(problems)) if problems else planned
+
+
+def _with_fieldmaps(planned: SessionPlan, files: DatasetFiles, config: RunConfig) -> SessionPlan:
+    """Look for the fieldmaps of the series that are preprocessed here, and say what is not used."""
+    own = files.of_session("fmap", planned.session)
+    found: dict[Modality, Fieldmap] = {}
+    chosen: dict[Modality, Series | None] = {}
+    notes, not_used = list(planned.notes), list(planned.not_used)
+    for modality in Modality:
+        series = chosen[modality] = planned.series(modality)
+        if planned.action is not Action.RUN or series is None or planned.derivatives(modality) is not None:
+            continue
+        fieldmap, reason = None, "--ignore fieldmaps"
+        if Ignore.FIELDMAPS not in config.ignore:
+            fieldmap, reason = _fieldmap_of(series, files.found["fmap"], config.bids_dir)
+        if fieldmap is not None:
+            found[modality] = fieldmap
+            names = ", ".join(path.name for path in fieldmap.files)
+            notes.append(f"{modality.upper()}: distortion is corrected with {fieldmap.kind} ({names})")
+        else:
+            notes.append(f"{modality.upper()}: susceptibility distortion is not corrected: {reason}")
+        is_pair = fieldmap is not None and fieldmap.kind is FieldmapKind.DWI_PAIR
+        alone = series if is_pair else without_opposite(series)
+        chosen[modality] = alone
+        dropped = set(series.images()) - set(alone.images())
+        why = f"of the opposite phase-encoding direction; without correction not joined: {reason}"
+        not_used += [(path, why) for path in sorted(dropped)]
+    used = {path for fieldmap in found.values() for path in fieldmap.files}
+    not_used += [
+        (path, "fieldmap; not needed, or of no series that is read") for path in own if path not in used
+    ]
+    return replace(
+        planned,
+        bold=chosen[Modality.BOLD],
+        dwi=chosen[Modality.DWI],
+        bold_fieldmap=found.get(Modality.BOLD),
+        dwi_fieldmap=found.get(Modality.DWI),
+        notes=tuple(notes),
+        not_used=tuple(not_used),
+    )
+
+
+def _fieldmap_of(series: Series, fmap_files: Sequence[Path], root: Path) -> tuple[Fieldmap | None, str]:
+    """Find the fieldmap of a series, by whichever of its echoes BIDS names."""
+    reason = ""
+    for candidate in (series, *(echo for echo in series.echoes if echo.path != series.path)):
+        fieldmap, why = find_fieldmap(candidate, fmap_files, series.joined, root)
+        if fieldmap is not None:
+            return fieldmap, ""
+        reason = reason or why
+    return None, reason
 
 
 def _apart(planned: SessionPlan, choices: dict[Modality, Choice]) -> list[SessionPlan]:
@@ -152,10 +206,6 @@ def _plan_session(
     t1w_session = parse_entities(t1w).get("ses") if t1w else None
     not_used = [item for choice in choices.values() for item in choice.not_used] + list(t1w_not_used)
     not_used += [(path, "a reference volume, not a series") for path in files.of_session("sbref", session)]
-    not_used += [
-        (path, "fieldmap; this version does not correct distortion")
-        for path in files.of_session("fmap", session)
-    ]
     directions, action, reason = _decide(choices, config.synthesize)
     planned = SessionPlan(
         participant,

@@ -7,11 +7,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from pds_bids.bids.metadata import parse_entities
 from pds_bids.bids.series import Series
 from pds_bids.config import EchoCombination
 from pds_bids.modalities import Modality
 
-__all__ = ["join_echoes", "join_runs", "keep_apart"]
+__all__ = ["join_echoes", "join_runs", "keep_apart", "without_opposite"]
 
 # A remark on a file, or why it is passed over.
 Remarks = list[tuple[Path, str]]
@@ -110,6 +111,20 @@ def join_runs(
     how = "corrected for distortion together and averaged" if has_opposite else "averaged"
     note = f"{best.path.name} is read with {names}: they are {how}"
     return replace(best, entities=entities, joined=tuple(joined)), [(best.path, note)], passed_over
+
+
+def without_opposite(series: Series) -> Series:
+    """Return a series without the joined runs of the opposite phase-encoding direction."""
+    kept = tuple(run for run in series.joined if not _is_opposite(series, run))
+    if kept == series.joined:
+        return series
+    # What was dropped from the name of the pair is true of the rest.
+    own = parse_entities(series.path)
+    common = {key for key, value in own.items() if all(run.entities.get(key) == value for run in kept)}
+    entities = {
+        key: value for key, value in own.items() if key in common and (key != "echo" or not series.echoes)
+    }
+    return replace(series, joined=kept, entities=entities)
 
 
 def keep_apart(runs: Sequence[Series]) -> list[Series]:

@@ -1,7 +1,7 @@
 """Gradient tables: checks, shells, and the frames in which directions are written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,22 +66,51 @@ class GradientTable:
         Volumes with ``b <= b0_threshold`` are b0s.
     shells : tuple of Shell
         Weighted volumes by b-value, ascending; never empty.
+    left_out : tuple of int
+        0-based volumes that are in the series but must not be used.
     """
 
     bvals: np.ndarray
     bvecs: np.ndarray
     b0_threshold: float
     shells: tuple[Shell, ...]
+    left_out: tuple[int, ...] = ()
 
     @property
     def b0_volumes(self) -> tuple[int, ...]:
         """0-based b0 volumes; never empty."""
-        return tuple(np.flatnonzero(self.bvals <= self.b0_threshold).tolist())
+        low = np.flatnonzero(self.bvals <= self.b0_threshold)
+        return tuple(np.setdiff1d(low, self.left_out).tolist())
 
     @property
     def weighted_volumes(self) -> tuple[int, ...]:
         """0-based diffusion-weighted volumes; never empty."""
-        return tuple(np.flatnonzero(self.bvals > self.b0_threshold).tolist())
+        return tuple(sorted(k for shell in self.shells for k in shell.volumes))
+
+    def without(self, volumes: Sequence[int]) -> "GradientTable":
+        """Return the table with some volumes left out: they count as neither b0 nor weighted.
+
+        Raises
+        ------
+        DataError
+            If no b0 or no weighted volume is left.
+
+        Examples
+        --------
+        >>> table = check_gradients(4, [0, 0, 1000, 1000], np.eye(3)[[2, 2, 0, 1]])
+        >>> rest = table.without([0, 2])
+        >>> rest.b0_volumes, rest.weighted_volumes
+        ((1,), (3,))
+        """
+        gone = set(volumes)
+        rest = [tuple(k for k in shell.volumes if k not in gone) for shell in self.shells]
+        shells = tuple(Shell(float(self.bvals[list(kept)].mean()), kept) for kept in rest if kept)
+        table = replace(self, shells=shells, left_out=tuple(sorted(gone)))
+        if not shells or not table.b0_volumes:
+            raise DataError(
+                f"without {len(gone)} of {self.bvals.size} volumes there is no b0 or nothing weighted"
+            )
+        return table
 
 
 def check_gradients(

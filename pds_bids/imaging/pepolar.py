@@ -244,12 +244,16 @@ class _Problem:
         _, residuals, _ = self.residuals(self.look(mm, poses))
         barrier = sum(float(_barrier(self.stretch(mm, k))[0].sum()) for k in range(len(self.grids)))
         centre = mm[self.brain].mean()
-        return 0.5 * (
-            float((residuals**2).sum())
-            + SMOOTHNESS * float((mm * self.roughness(mm)).sum())
-            + CENTRING * self.brain.sum() * float(centre**2)
-            + STILLNESS * self.brain.sum() * float((self.motion(poses) ** 2).sum())
-        ) + BARRIER * barrier
+        return (
+            0.5
+            * (
+                float((residuals**2).sum())
+                + SMOOTHNESS * float((mm * self.roughness(mm)).sum())
+                + CENTRING * self.brain.sum() * float(centre**2)
+                + STILLNESS * self.brain.sum() * float((self.motion(poses) ** 2).sum())
+            )
+            + BARRIER * barrier
+        )
 
     def motion(self, poses: np.ndarray) -> np.ndarray:
         """Return the motion of all images but the first about the centre, ``(K - 1, 6)`` mm and arcs in mm."""
@@ -340,9 +344,7 @@ def _newton_step(problem: _Problem, mm: np.ndarray, poses: np.ndarray) -> tuple[
         bend = by_strain[k] ** 2 + BARRIER * bends[k][2]
         diagonal += by_shift[k] ** 2 + bend * (problem.strain[k] ** 2).sum() / 2
     pose_diagonal = np.array([np.square(columns).sum((0, 1, 2)) for columns in by_pose])
-    solved = _conjugate_gradients(
-        hessian, -_packed(field, pose), _packed(diagonal, pose_diagonal + still)
-    )
+    solved = _conjugate_gradients(hessian, -_packed(field, pose), _packed(diagonal, pose_diagonal + still))
     return _unpacked(solved, shape)
 
 

@@ -132,7 +132,9 @@ def implausible(hz: np.ndarray, grid: Grid, encoding: PhaseEncoding, brain: np.n
         return "the field is not finite everywhere"
     far_mm = float(np.percentile(np.abs(displacement_mm(hz, grid, encoding))[brain], 99))
     if far_mm > LARGEST_SHIFT_MM:
-        return f"the field moves 1% of the brain by more than {far_mm:.0f} mm (at most {LARGEST_SHIFT_MM:.0f})"
+        return (
+            f"the field moves 1% of the brain by more than {far_mm:.0f} mm (at most {LARGEST_SHIFT_MM:.0f})"
+        )
     slope = encoding.readout_s * np.gradient(hz.astype(float), axis=encoding.axis)
     folded = float((1 + slope < FOLDED_DENSITY)[brain].mean())
     if folded > LARGEST_FOLDED_SHARE:

@@ -97,9 +97,7 @@ class EstimateField(SimpleInterface):
             reason = qc.pop("failed", "")
             if not reason:
                 is_sure = spec["kind"] == FieldmapKind.EPI_AND_SERIES.name
-                measured, reason = _judged(
-                    self.inputs, (hz, mean, grid, encoding), target, is_sure=is_sure
-                )
+                measured, reason = _judged(self.inputs, (hz, mean, grid, encoding), target, is_sure=is_sure)
                 qc |= measured
         except PDSError as error:
             qc |= {"used": False, "reason": str(error)}

@@ -81,12 +81,21 @@ class CutDWI(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         table = read_gradients(self.inputs.gradients)
         rotated = rotate_bvecs(table.bvecs, np.load(self.inputs.motion))
-        segments = dwi_segments(
-            table.bvals, rotated, self.inputs.n_segments, self.inputs.scheme, b0_threshold=table.b0_threshold
+        used = np.setdiff1d(np.arange(len(table.bvals)), table.left_out)
+        found = dwi_segments(
+            table.bvals[used],
+            rotated[used],
+            self.inputs.n_segments,
+            self.inputs.scheme,
+            b0_threshold=table.b0_threshold,
         )
+        segments = [
+            Segment(s.index, *(tuple(used[list(part)].tolist()) for part in (s.volumes, s.b0_volumes)))
+            for s in found
+        ]
         rows = [asdict(row) for row in segment_rows(segments, bvals=table.bvals)]
         self._results["segments"] = _save_segments(segments, rows)
-        self._results["censored"] = []
+        self._results["censored"] = list(table.left_out)
         return runtime
 
 

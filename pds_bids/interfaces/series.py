@@ -33,6 +33,8 @@ __all__ = [
     "ConformGradients",
     "ConformSeries",
     "DWIMotion",
+    "GroupB0s",
+    "LeaveOut",
     "MeanVolumes",
     "read_gradients",
 ]
@@ -201,6 +203,58 @@ class DWIMotion(SimpleInterface):
         return runtime
 
 
+class _GroupB0sInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="conformed series")
+    gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
+    motion = File(exists=True, mandatory=True, desc="from DWIMotion: within groups")
+    groups = traits.List(traits.Int, mandatory=True, desc="phase-encoding direction of each volume, from 0")
+
+
+class _GroupB0sOutputSpec(TraitedSpec):
+    out_files = traits.List(File(), desc="mean b0 of each group in its own reference")
+
+
+class GroupB0s(SimpleInterface):
+    """Average the b0s of each phase-encoding direction on its own."""
+
+    input_spec = _GroupB0sInputSpec
+    output_spec = _GroupB0sOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        series, vox2ras = open_series(self.inputs.in_file)
+        table, motion = read_gradients(self.inputs.gradients), np.load(self.inputs.motion)
+        groups = np.array(self.inputs.groups)
+        self._results["out_files"] = [
+            save(
+                f"b0_{group}.nii",
+                realigned_mean(series, vox2ras, motion, [k for k in table.b0_volumes if groups[k] == group]),
+                vox2ras,
+            )
+            for group in np.unique(groups)
+        ]
+        return runtime
+
+
+class _LeaveOutInputSpec(BaseInterfaceInputSpec):
+    gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
+    volumes = traits.List(traits.Int, mandatory=True, desc="volumes that may be used")
+
+
+class LeaveOut(SimpleInterface):
+    """Mark the volumes of a gradient table that must not be used."""
+
+    input_spec = _LeaveOutInputSpec
+    output_spec = _ConformGradientsOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        content = json.loads(Path(self.inputs.gradients).read_text())
+        content["left_out"] = sorted(set(range(len(content["bvals"]))) - set(self.inputs.volumes))
+        path = Path.cwd() / "gradients.json"
+        path.write_text(json.dumps(content))
+        self._results["gradients"] = str(path)
+        return runtime
+
+
 class _CombineEchoesInputSpec(BaseInterfaceInputSpec):
     in_files = traits.List(
         File(exists=True), mandatory=True, desc="conformed series of each echo, by echo time"
@@ -312,7 +366,8 @@ class BrainExtract(SimpleInterface):
 def read_gradients(path: str) -> GradientTable:
     """Read what `ConformGradients` wrote; the vectors are along the scanner's RAS+ axes."""
     content = json.loads(Path(path).read_text())
-    return check_gradients(len(content["bvals"]), content["bvals"], np.array(content["bvecs_ras"]))
+    table = check_gradients(len(content["bvals"]), content["bvals"], np.array(content["bvecs_ras"]))
+    return table.without(content["left_out"]) if content.get("left_out") else table
 
 
 def _save_array(name: str, array: np.ndarray) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.derivatives import Precomputed
 from pds_bids.bids.names import log_dir
 from pds_bids.bids.series import Series
 from pds_bids.config import Device, RunConfig
@@ -19,7 +18,7 @@ from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.bold import init_bold_wf
-from pds_bids.workflows.derivatives import dataset_roots, init_series_derivatives_wf, save_synthetic
+from pds_bids.workflows.derivatives import init_series_derivatives_wf, save_synthetic
 from pds_bids.workflows.dwi import init_dwi_maps_wf, init_dwi_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.precomputed import init_precomputed_wf
@@ -166,7 +165,7 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
     )
     derivatives_wf = init_series_derivatives_wf(
         read,
-        roots=dataset_roots(plan.bids_dir, config),
+        bids_dir=plan.bids_dir,
         output_dir=config.output_dir,
         has_t1w=has_t1w,
         precomputed=precomputed,
@@ -176,7 +175,7 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
     maps = []
     if series.modality is Modality.DWI:
         maps.append(init_dwi_maps_wf(mem_gb=timeseries_mem_gb(read)))
-    sources = _source_stages(series, precomputed, config, has_t1w=has_t1w)
+    sources = _source_stages(series, session, config, has_t1w=has_t1w)
     _connect_by_name(
         workflow, [inputnode, *sources, segments_wf, *maps, derivatives_wf, report_wf, outputnode]
     )
@@ -184,9 +183,10 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
 
 
 def _source_stages(
-    series: Series, precomputed: Precomputed | None, config: RunConfig, *, has_t1w: bool
+    series: Series, session: SessionPlan, config: RunConfig, *, has_t1w: bool
 ) -> list[pe.Workflow]:
     """Return what leads from files to a series, its mean and mask, and its way to the template."""
+    precomputed, fieldmap = session.derivatives(series.modality), session.fieldmap(series.modality)
     threads = config.omp_nthreads or 1
     if precomputed is not None:
         return [
@@ -195,6 +195,7 @@ def _source_stages(
     if series.modality is Modality.BOLD:
         series_wf = init_bold_wf(
             series,
+            fieldmap=fieldmap,
             dummy_scans=config.dummy_scans,
             combine_echoes=config.combine_echoes,
             omp_nthreads=threads,
@@ -202,6 +203,7 @@ def _source_stages(
     else:
         series_wf = init_dwi_wf(
             series,
+            fieldmap=fieldmap,
             denoise_method=config.denoise_method,
             unringing_method=config.unringing_method,
             sloppy=config.sloppy,
@@ -275,7 +277,7 @@ def _add_synthesis(
     save = save_synthetic(
         session,
         direction,
-        roots=dataset_roots(plan.bids_dir, config),
+        bids_dir=plan.bids_dir,
         output_dir=config.output_dir,
         output_spaces=config.output_spaces,
         atlas=ATLAS_NAME,

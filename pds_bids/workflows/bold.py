@@ -3,6 +3,7 @@
 from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 
+from pds_bids.bids.fieldmaps import Fieldmap
 from pds_bids.bids.series import Series
 from pds_bids.config import EchoCombination
 from pds_bids.interfaces.series import (
@@ -13,8 +14,9 @@ from pds_bids.interfaces.series import (
     ConformSeries,
     MeanVolumes,
 )
+from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
-from pds_bids.workflows.series import BLOCKS_GB, SERIES_FIELDS
+from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS
 
 __all__ = ["init_bold_wf"]
 
@@ -22,6 +24,7 @@ __all__ = ["init_bold_wf"]
 def init_bold_wf(
     series: Series,
     *,
+    fieldmap: Fieldmap | None = None,
     dummy_scans: int | None,
     combine_echoes: EchoCombination = EchoCombination.T2STAR,
     omp_nthreads: int,
@@ -44,6 +47,8 @@ def init_bold_wf(
     ----------
     series : Series
         Acquired series, with its echoes and the runs that are joined to it.
+    fieldmap : Fieldmap or None
+        What its distortion is corrected with.
     dummy_scans : int or None
         Volumes to drop at the start of every run; None to detect them.
     combine_echoes : EchoCombination
@@ -56,6 +61,11 @@ def init_bold_wf(
     Returns
     -------
     Workflow
+
+    Inputs
+    ------
+    t1w, t1w_mask
+        T1w image, when there is one, to judge a field by.
 
     Outputs
     -------
@@ -71,8 +81,12 @@ def init_bold_wf(
         Mean without bias field, in units of its in-brain mean; `anchor` is what is registered.
     mask, bias, scale
         Brain mask, bias field, in-brain mean.
+    distortion, fieldmap, distortion_quality
+        Where a fieldmap is there: what resampling needs (undefined when the field failed its checks), the
+        field in Hz, and the verdict.
     """
     workflow = pe.Workflow(name=name)
+    inputnode = identity(["t1w", "t1w_mask"], name="inputnode")
     outputnode = identity(SERIES_FIELDS, name="outputnode")
     conform = pe.Node(
         ConformSeries(in_files=[str(run.path) for run in series.runs]), name="conform", mem_gb=BLOCKS_GB
@@ -101,6 +115,19 @@ def init_bold_wf(
         (whole, mean, [("out_file", "in_file")]),
         (whole, outputnode, [("out_file", "series")]),
     ])  # fmt: skip
+    if fieldmap is not None:
+        raw_mean = pe.Node(MeanVolumes(), name="distorted_mean", mem_gb=BLOCKS_GB)
+        distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
+        distortion_wf.inputs.inputnode.n_volumes = series.total_volumes
+        workflow.connect([
+            (whole, raw_mean, [("out_file", "in_file")]),
+            (hmc, raw_mean, [("motion", "motion")]),
+            (reference, raw_mean, [("dummies", "dummies")]),
+            (raw_mean, distortion_wf, [("out_file", "inputnode.distorted_mean")]),
+            (inputnode, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
+            (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
+            (distortion_wf, outputnode, DISTORTION_OUTPUTS),
+        ])  # fmt: skip
     return workflow
 
 

@@ -1,6 +1,6 @@
 """Which file becomes which output, and which outputs a finished session must have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pds_bids.bids.sidecars import (
     mask_sidecar,
     synthetic_sidecar,
 )
-from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE, RunConfig
+from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
 from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
 from pds_bids.modalities import Direction, Modality
@@ -27,7 +27,6 @@ from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.nodes import identity
 
 __all__ = [
-    "dataset_roots",
     "init_series_derivatives_wf",
     "required_outputs",
     "save_series",
@@ -62,15 +61,10 @@ class _Output:
     more: str = ""
 
 
-def dataset_roots(bids_dir: Path, config: RunConfig) -> dict[str, Path]:
-    """Return the folders that sources lie in, by the names that BIDS URIs call them."""
-    return {RAW: bids_dir, **config.derivatives_dirs()}
-
-
 def init_series_derivatives_wf(
     series: Series,
     *,
-    roots: Mapping[str, Path],
+    bids_dir: Path,
     output_dir: Path,
     has_t1w: bool,
     precomputed: Precomputed | None = None,
@@ -83,10 +77,8 @@ def init_series_derivatives_wf(
     ----------
     series : Series
         The series that is read.
-    roots : mapping of str to Path
-        From `dataset_roots`.
-    output_dir : Path
-        Derivative dataset.
+    bids_dir, output_dir : Path
+        Input dataset, and the derivative dataset.
     has_t1w : bool
         Whether there is a T1w image.
     precomputed : Precomputed or None
@@ -104,7 +96,7 @@ def init_series_derivatives_wf(
     ------
     template, t1w_gate
         From `FetchTemplate` and `RegisterT1w`.
-    starts, dummies, scale, mean, b0, mask, motion
+    starts, dummies, scale, mean, b0, mask, motion, fieldmap, distortion_quality, denoise_notes
         From `init_bold_wf` or `init_dwi_wf`.
     gate, template2native, native2template, t1w2epi
         From `init_registration_wf`.
@@ -115,6 +107,7 @@ def init_series_derivatives_wf(
     """
     workflow = pe.Workflow(name=name)
     from_series = ["starts", "dummies", "scale", "mean", "b0", "mask", "motion"]
+    from_series += ["fieldmap", "distortion_quality", "denoise_notes"]
     from_registration = ["gate", "template2native", "native2template", "t1w2epi"]
     from_segments = [
         "stack",
@@ -134,14 +127,15 @@ def init_series_derivatives_wf(
     parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
     save = save_series(
         series,
-        roots=roots,
+        bids_dir=bids_dir,
         output_dir=output_dir,
         atlas=ATLAS_NAME,
         has_t1w=has_t1w,
-        is_realigned=precomputed is not None and precomputed.is_realigned,
+        precomputed=precomputed,
     )
     judged = ["template", "t1w_gate", "starts", "dummies", "scale", "mask", "gate"]
     judged += ["segments", "censored", "coverage", "tensor_quality", "confounds"]
+    judged += ["distortion_quality", "denoise_notes"]
     saved = [field for field in fields if hasattr(save.inputs, field)]
     workflow.connect([
         (inputnode, table, [("segments", "segments")]),
@@ -158,11 +152,11 @@ def init_series_derivatives_wf(
 def save_series(
     series: Series,
     *,
-    roots: Mapping[str, Path],
+    bids_dir: Path,
     output_dir: Path,
     atlas: str,
     has_t1w: bool,
-    is_realigned: bool = False,
+    precomputed: Precomputed | None = None,
     name: str = "save",
 ) -> pe.Node:
     """Return the node that writes what was made of an acquired series.
@@ -171,16 +165,14 @@ def save_series(
     ----------
     series : Series
         The series that is read.
-    roots : mapping of str to Path
-        From `dataset_roots`.
-    output_dir : Path
-        Derivative dataset.
+    bids_dir, output_dir : Path
+        Input dataset, and the derivative dataset.
     atlas : str
         Name of the atlas, for the table of parcels.
     has_t1w : bool
         Whether there is a transform to the T1w image.
-    is_realigned : bool
-        Whether the series was realigned before, so that there is no head motion to write.
+    precomputed : Precomputed or None
+        What another pipeline has made of the series.
     name : str
         Name of the node.
 
@@ -191,7 +183,7 @@ def save_series(
         confounds_json, segment_table, qc, stack, template_b0, template_mask, parcels; for DWI fa, md,
         template_fa, template_md, shells, shells_json.
     """
-    raws = _uris(series, roots)
+    raws = _sources(series, precomputed, bids_dir)
     raw = raws[0]
     atlas_json = {"Description": PARCEL_TEXT, "Atlas": atlas}
 
@@ -203,7 +195,7 @@ def save_series(
             reference=raw,
             metadata=series.metadata,
             is_skull_stripped=in_template,
-        ) | {"BiasCorrected": "N4"}
+        ) | ({} if key == "fieldmap" else {"BiasCorrected": "N4"})
 
     def mask(*, in_template: bool) -> dict[str, Any]:
         return mask_sidecar("mask", raws, in_template=in_template, reference=raw)
@@ -216,13 +208,14 @@ def save_series(
         _Output("mask", "template_mask", True, sidecar=mask(in_template=True)),
         _Output("ref2template", "template2native", sidecar={"Description": "ITK displacement field, LPS mm"}),
         _Output("template2ref", "native2template", sidecar={"Description": "ITK displacement field, LPS mm"}),
+        _Output("fieldmap", "fieldmap", sidecar=image("fieldmap", in_template=False) | {"Units": "Hz"}),
         _Output("confounds", "confounds"),
         _Output("confounds", "confounds_json", extension=".json"),
         _Output("segment_table", "segment_table", sidecar=SEGMENT_COLUMNS),
         _Output("qc", "qc", extension=".json"),
         _Output("parcels", "parcels", True, sidecar=atlas_json),
     ]  # fmt: skip
-    if not is_realigned:
+    if precomputed is None or not precomputed.is_realigned:
         sidecar = {"Description": "Head motion, one ITK transform per volume"}
         outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
@@ -248,7 +241,7 @@ def save_synthetic(
     session: SessionPlan,
     direction: Direction,
     *,
-    roots: Mapping[str, Path],
+    bids_dir: Path,
     output_dir: Path,
     output_spaces: Iterable[str],
     atlas: str,
@@ -262,10 +255,8 @@ def save_synthetic(
         Whose it is.
     direction : Direction
         What was read and written.
-    roots : mapping of str to Path
-        From `dataset_roots`.
-    output_dir : Path
-        Derivative dataset.
+    bids_dir, output_dir : Path
+        Input dataset, and the derivative dataset.
     output_spaces : iterable of str
         Out of `pds_bids.config.OUTPUT_SPACES`.
     atlas : str
@@ -283,7 +274,7 @@ def save_synthetic(
     if acquired is None:
         raise ValueError(f"{session.label}: no {direction.source} to synthesise from")
     source = acquired if precomputed is None else precomputed.applied_to(acquired)
-    raws = tuple(_uris(source, roots))
+    raws = tuple(_sources(source, precomputed, bids_dir))
     raw = raws[0]
     # Model, seed and device are known when it has run; its metadata replaces these.
     provenance = Provenance(direction, raws, {}, 0)
@@ -336,14 +327,13 @@ def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list
     return required
 
 
-def _uris(series: Series, roots: Mapping[str, Path]) -> list[str]:
-    """Return the BIDS URIs of the images of a series, whichever dataset each is in."""
-    # Derivatives often lie inside the raw dataset: the innermost one is meant.
-    inner_first = sorted(roots.items(), key=lambda item: -len(item[1].parts))
-    return [
-        next(bids_uri(path, root, name) for name, root in inner_first if path.is_relative_to(root))
-        for path in series.images()
-    ]
+def _sources(series: Series, precomputed: Precomputed | None, bids_dir: Path) -> list[str]:
+    """Return the BIDS URIs of what is read; the first is the image that gives the grid."""
+    if precomputed is not None and precomputed.is_realigned:
+        first = bids_uri(series.path, precomputed.dataset.root, str(precomputed.dataset.pipeline))
+        return [first, *(uri for uri in precomputed.uris if uri != first)]
+    theirs = precomputed.uris if precomputed is not None else []
+    return [*(bids_uri(path, bids_dir, RAW) for path in series.images()), *theirs]
 
 
 def _node(

@@ -2,6 +2,7 @@
 
 from nipype.pipeline import engine as pe
 
+from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
 from pds_bids.config import DenoiseMethod, UnringingMethod
 from pds_bids.interfaces.dwi import DenoiseDWI, TensorFit
@@ -10,17 +11,24 @@ from pds_bids.interfaces.series import (
     ConformGradients,
     ConformSeries,
     DWIMotion,
+    GroupB0s,
+    LeaveOut,
     MeanVolumes,
 )
+from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
-from pds_bids.workflows.series import BLOCKS_GB, SERIES_FIELDS
+from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS
 
 __all__ = ["direction_groups", "init_dwi_maps_wf", "init_dwi_wf"]
+
+# A head with the air around it.
+FIELD_OF_VIEW_ML = 9000.0
 
 
 def init_dwi_wf(
     series: Series,
     *,
+    fieldmap: Fieldmap | None = None,
     denoise_method: DenoiseMethod = DenoiseMethod.NONE,
     unringing_method: UnringingMethod = UnringingMethod.NONE,
     sloppy: bool,
@@ -45,6 +53,8 @@ def init_dwi_wf(
     ----------
     series : Series
         Acquired series with its gradient table, and the runs that are joined to it.
+    fieldmap : Fieldmap or None
+        What its distortion is corrected with; a pair when a run of the opposite direction is joined.
     denoise_method : DenoiseMethod
         How noise is removed before anything else.
     unringing_method : UnringingMethod
@@ -60,9 +70,14 @@ def init_dwi_wf(
     -------
     Workflow
 
+    Inputs
+    ------
+    t1w, t1w_mask
+        T1w image, when there is one, to judge a field by.
+
     Outputs
     -------
-    series, starts, motion, head_motion, mask, bias, scale
+    series, starts, motion, head_motion, mask, bias, scale, distortion, fieldmap, distortion_quality
         As for BOLD.
     gradients
         Checked table in scanner RAS+.
@@ -72,7 +87,9 @@ def init_dwi_wf(
         Mean of the b0 volumes, which is what is registered.
     """
     workflow = pe.Workflow(name=name)
+    identity_inputs = identity(["t1w", "t1w_mask"], name="inputnode")
     outputnode = identity(SERIES_FIELDS, name="outputnode")
+    outputnode.inputs.dummies = []
     files = [str(run.path) for run in series.runs]
     gradients = pe.Node(
         ConformGradients(
@@ -86,40 +103,106 @@ def init_dwi_wf(
     hmc = pe.Node(DWIMotion(sloppy=sloppy, groups=direction_groups(series)), name="hmc", mem_gb=1)
     mean = pe.Node(MeanVolumes(), name="mean", mem_gb=BLOCKS_GB)
     brain = pe.Node(BrainExtract(num_threads=omp_nthreads), name="brain", n_procs=omp_nthreads, mem_gb=0.5)
-    outputnode.inputs.dummies = []
     clean = conform
     if (denoise_method, unringing_method) != (DenoiseMethod.NONE, UnringingMethod.NONE):
-        clean = pe.Node(
-            DenoiseDWI(
-                method=str(denoise_method),
-                degibbs=unringing_method is UnringingMethod.GIBBS,
-                dwi_file=files[0],
-                partial_fourier=series.metadata.get("PartialFourier"),
-                num_threads=omp_nthreads,
-            ),
-            name="denoise",
-            n_procs=omp_nthreads,
-            mem_gb=BLOCKS_GB,
-        )
+        clean = _add_denoising(workflow, series, denoise_method, unringing_method, omp_nthreads)
         workflow.connect([
             (conform, clean, [("out_file", "in_file"), ("starts", "starts")]),
             (gradients, clean, [("gradients", "gradients")]),
+            (clean, outputnode, [("notes", "denoise_notes")]),
         ])  # fmt: skip
     workflow.connect([
         (clean, hmc, [("out_file", "in_file")]),
         (gradients, hmc, [("gradients", "gradients")]),
         (clean, mean, [("out_file", "in_file")]),
-        (hmc, mean, [("motion", "motion")]),
-        (gradients, mean, [("gradients", "gradients")]),
         (mean, brain, [("b0_file", "in_file"), ("out_file", "other_file")]),
         (conform, outputnode, [("starts", "starts")]),
         (clean, outputnode, [("out_file", "series")]),
-        (gradients, outputnode, [("gradients", "gradients")]),
-        (hmc, outputnode, [("motion", "motion"), ("motion", "head_motion")]),
         (brain, outputnode, [("out_file", "b0"), ("out_file", "anchor"), ("other_file", "mean")]),
         (brain, outputnode, [("mask", "mask"), ("bias", "bias"), ("other_scale", "scale")]),
     ])  # fmt: skip
+    moved, table = hmc, gradients
+    if fieldmap is not None:
+        distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
+        workflow.connect([
+            (identity_inputs, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
+            (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
+            (distortion_wf, outputnode, DISTORTION_OUTPUTS),
+        ])  # fmt: skip
+        is_pair = fieldmap.kind is FieldmapKind.DWI_PAIR
+        add = _connect_pair if is_pair else _connect_fieldmap
+        moved, table = add(workflow, series, clean, distortion_wf)
+    workflow.connect([
+        (moved, mean, [("motion", "motion")]),
+        (moved, outputnode, [("motion", "motion"), ("motion", "head_motion")]),
+        (table, mean, [("gradients", "gradients")]),
+        (table, outputnode, [("gradients", "gradients")]),
+    ])  # fmt: skip
     return workflow
+
+
+def _add_denoising(
+    workflow: pe.Workflow,
+    series: Series,
+    denoise_method: DenoiseMethod,
+    unringing_method: UnringingMethod,
+    omp_nthreads: int,
+) -> pe.Node:
+    """Return the node that removes noise and ringing."""
+    interface = DenoiseDWI(
+        method=str(denoise_method),
+        degibbs=unringing_method is UnringingMethod.GIBBS,
+        dwi_file=str(series.path),
+        partial_fourier=series.metadata.get("PartialFourier"),
+        num_threads=omp_nthreads,
+    )
+    # MP-PCA holds the series and a few copies of a slab.
+    mem_gb = BLOCKS_GB + 3 * series.n_volumes * FIELD_OF_VIEW_ML * 1000 / series.voxel_mm3 * 4 / 1e9
+    node = pe.Node(interface, name="denoise", n_procs=omp_nthreads, mem_gb=mem_gb)
+    workflow.add_nodes([node])
+    return node
+
+
+def _connect_fieldmap(
+    workflow: pe.Workflow, series: Series, clean: pe.Node, distortion_wf: pe.Workflow
+) -> tuple[pe.Node, pe.Node]:
+    """Estimate the field at the mean b0; return who knows the motion and the gradients after it."""
+    hmc, gradients = workflow.get_node("hmc"), workflow.get_node("gradients")
+    raw_mean = pe.Node(MeanVolumes(), name="distorted_mean", mem_gb=BLOCKS_GB)
+    distortion_wf.inputs.inputnode.n_volumes = series.total_volumes
+    workflow.connect([
+        (clean, raw_mean, [("out_file", "in_file")]),
+        (hmc, raw_mean, [("motion", "motion")]),
+        (gradients, raw_mean, [("gradients", "gradients")]),
+        (raw_mean, distortion_wf, [("b0_file", "inputnode.distorted_mean")]),
+    ])  # fmt: skip
+    return hmc, gradients
+
+
+def _connect_pair(
+    workflow: pe.Workflow, series: Series, clean: pe.Node, distortion_wf: pe.Workflow
+) -> tuple[pe.Node, pe.Node]:
+    """Estimate the field between the directions; return who knows the motion and the gradients after it.
+
+    Without a field the directions do not lie on one another: volumes of the second one are left out.
+    """
+    hmc, gradients = workflow.get_node("hmc"), workflow.get_node("gradients")
+    groups = direction_groups(series)
+    means = pe.Node(GroupB0s(groups=groups), name="group_b0s", mem_gb=BLOCKS_GB)
+    leave_out = pe.Node(LeaveOut(), name="leave_out")
+    joined = identity(["motion"], name="joined_motion")
+    distortion_wf.inputs.inputnode.groups = groups
+    workflow.connect([
+        (clean, means, [("out_file", "in_file")]),
+        (hmc, means, [("motion", "motion")]),
+        (hmc, distortion_wf, [("motion", "inputnode.motion")]),
+        (gradients, means, [("gradients", "gradients")]),
+        (means, distortion_wf, [("out_files", "inputnode.b0_files")]),
+        (gradients, leave_out, [("gradients", "gradients")]),
+        (distortion_wf, leave_out, [("outputnode.volumes", "volumes")]),
+        (distortion_wf, joined, [("outputnode.motion", "motion")]),
+    ])  # fmt: skip
+    return joined, leave_out
 
 
 def init_dwi_maps_wf(*, mem_gb: float, name: str = "maps_wf") -> pe.Workflow:

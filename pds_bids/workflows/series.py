@@ -11,6 +11,7 @@ from pds_bids.workflows.nodes import identity
 
 __all__ = [
     "BLOCKS_GB",
+    "DISTORTION_OUTPUTS",
     "SERIES_FIELDS",
     "init_registration_wf",
     "init_segments_wf",
@@ -30,12 +31,22 @@ SERIES_FIELDS = [
     "dummies",
     "gradients",
     "distortion",
+    "fieldmap",
+    "distortion_quality",
+    "denoise_notes",
     "mean",
     "b0",
     "anchor",
     "mask",
     "bias",
     "scale",
+]
+
+# What the estimate of a field hands on, under the names of a series.
+DISTORTION_OUTPUTS = [
+    ("outputnode.distortion", "distortion"),
+    ("outputnode.hz", "fieldmap"),
+    ("outputnode.qc", "distortion_quality"),
 ]
 
 
