@@ -289,10 +289,8 @@ def test_distortion_is_told_for_every_series_that_is_read(make_skeleton):
     assert told("sub-01") == [
         "BOLD: susceptibility distortion is not corrected: no fieldmap in BIDS says that it belongs to it"
     ]
-    assert told("sub-02") == [
-        "DWI: distortion is corrected with two diffusion series with opposite phase encoding "
-        "(sub-02_dir-PA_dwi.nii.gz)"
-    ]
+    kind = "two diffusion series with opposite phase encoding"
+    assert told("sub-02") == [f"DWI: distortion is corrected with {kind} (sub-02_dir-PA_dwi.nii.gz)"]
     assert sessions["sub-02"].dwi_fieldmap.partner.path.name == "sub-02_dir-PA_dwi.nii.gz"
     ignored = by_label(plan_of(root, ignore=["fieldmaps"]))["sub-02"]
     assert ignored.dwi_fieldmap is None

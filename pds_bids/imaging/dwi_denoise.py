@@ -6,19 +6,18 @@ the second. Order: noise, then ringing, then everything else.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from pds_bids.config import DenoiseMethod
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.masks import head_mask
 from pds_bids.imaging.series import Series, volume_blocks
 
 __all__ = [
-    "DenoiseMethod",
     "Denoised",
     "denoise",
     "denoise_caution",
@@ -41,14 +40,6 @@ N_GROUP_MIN = 5
 SAMPLES_AT_ONCE = 100_000
 # Slices denoised at once; patches reach over their ends, so that this changes memory but no value.
 SLAB = 12
-
-
-class DenoiseMethod(StrEnum):
-    """How noise is removed."""
-
-    NONE = "none"
-    MPPCA = "mppca"
-    PATCH2SELF = "patch2self"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pds_bids.exceptions import DataError, GeometryError
+from pds_bids.imaging.distortion import Distortion
 from pds_bids.imaging.dwi import GradientTable, tensor_problem
 from pds_bids.imaging.grid import Grid, apply_affine
 
@@ -241,7 +242,9 @@ def shell_means(signals: np.ndarray, table: GradientTable) -> ShellMeans:
     )
 
 
-def in_view(points: np.ndarray, grid: Grid, ref2volume: np.ndarray) -> np.ndarray:
+def in_view(
+    points: np.ndarray, grid: Grid, ref2volume: np.ndarray, distortion: Distortion | None = None
+) -> np.ndarray:
     """Return which volumes see which points.
 
     Parameters
@@ -252,6 +255,8 @@ def in_view(points: np.ndarray, grid: Grid, ref2volume: np.ndarray) -> np.ndarra
         Lattice of a volume.
     ref2volume : ndarray
         ``(N, 4, 4)`` head motion.
+    distortion : Distortion, optional
+        Off-resonance in the reference.
 
     Returns
     -------
@@ -267,8 +272,11 @@ def in_view(points: np.ndarray, grid: Grid, ref2volume: np.ndarray) -> np.ndarra
     """
     last = np.asarray(grid.shape) - 0.5
     seen = np.empty((len(points), len(ref2volume)), bool)
+    field = None if distortion is None else distortion.at(points, grid.vox2ras)
     for k, pose in enumerate(ref2volume):
         index = apply_affine(grid.ras2vox @ pose, points)
+        if field is not None:
+            index = field.move(index.T, k).T
         seen[:, k] = ((index >= -0.5) & (index <= last)).all(1)
     return seen
 

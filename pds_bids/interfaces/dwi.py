@@ -10,10 +10,10 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
+from pds_bids.config import DenoiseMethod
 from pds_bids.imaging.coverage import brain_coverage, seen_planes
 from pds_bids.imaging.dwi import GradientTable, distinct_directions, rotate_bvecs, tensor_problem
 from pds_bids.imaging.dwi_denoise import (
-    DenoiseMethod,
     denoise,
     denoise_caution,
     remove_gibbs_ringing,
@@ -205,7 +205,7 @@ class TensorFit(SimpleInterface):
         distortion = load_distortion(self.inputs.distortion)
         signals = segment_means(series, vox2ras, motion, each, points, bias=bias, distortion=distortion).T
         # The averager gives zero there, and a zero in view is a signal.
-        signals[~in_view(points, Grid(series.shape[:3], vox2ras), motion)] = np.nan
+        signals[~in_view(points, Grid(series.shape[:3], vox2ras), motion, distortion)] = np.nan
         return signals
 
     def _save_shells(self, shells: ShellMeans, inside: np.ndarray, grid: Grid) -> None:

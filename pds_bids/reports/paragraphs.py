@@ -95,8 +95,18 @@ def _joined(sessions: list[SessionPlan], modality: Modality) -> str:
 
 
 def _distortion(sessions: list[SessionPlan], modality: Modality) -> str:
-    """Say whether susceptibility distortion was corrected, and how."""
-    return "Susceptibility distortion was not corrected."
+    """Say whether susceptibility distortion was corrected, and with what."""
+    found = [fieldmap for session in sessions if (fieldmap := session.fieldmap(modality)) is not None]
+    if not found:
+        return "Susceptibility distortion was not corrected."
+    kinds = " or ".join(dict.fromkeys(str(fieldmap.kind) for fieldmap in found))
+    whose = "" if len(found) == len(sessions) else f" for {counted(len(found), 'session')}"
+    rest = "" if len(found) == len(sessions) else "; for the others it was not corrected"
+    return (
+        f"Susceptibility distortion was corrected{whose} with {kinds} [@fieldmap; @pepolar], unless the field "
+        f"failed a check of its sign, its size and its likeness to undistorted images{rest}. Displacement along "
+        "phase encoding, its effect on the signal, and head motion were applied in one interpolation."
+    )
 
 
 def registration_text(sessions: list[SessionPlan], template_origin: str) -> str:

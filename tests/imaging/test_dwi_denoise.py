@@ -3,11 +3,11 @@ import pytest
 from scipy import ndimage
 from sklearn.linear_model import LinearRegression
 
+from pds_bids.config import DenoiseMethod
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging import dwi_denoise
 from pds_bids.imaging.dwi import check_gradients
 from pds_bids.imaging.dwi_denoise import (
-    DenoiseMethod,
     denoise,
     denoise_caution,
     denoise_problem,

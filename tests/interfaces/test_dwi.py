@@ -79,9 +79,9 @@ def conformed(tmp_path, monkeypatch, make_grid):
         monkeypatch.chdir(tmp_path)
         grid = make_grid(name[:3], zooms=(zoom_mm,) * 3, turn_deg=STORED[name])
         write_scan(tmp_path, grid, flip=flip, turn=turn)
-        files = {"bval": "dwi.bval", "bvec": "dwi.bvec", "dwi_file": "dwi.nii.gz"}
+        files = {"bvals": "dwi.bval", "bvecs": "dwi.bvec", "dwi_files": "dwi.nii.gz"}
         gradients = (
-            ConformGradients(**{k: str(tmp_path / f) for k, f in files.items()}).run().outputs.gradients
+            ConformGradients(**{k: [str(tmp_path / f)] for k, f in files.items()}).run().outputs.gradients
         )
         series = ConformSeries(in_files=[str(tmp_path / "dwi.nii.gz")]).run().outputs.out_file
         data, ras = load(series)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pds_bids.bids.derivatives import DerivativeDataset, Level, Pipeline, Precomputed
+from pds_bids.bids.fieldmaps import EchoPlanar, Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
 from pds_bids.config import RunConfig, Synthesize
 from pds_bids.modalities import Direction, Modality
@@ -158,3 +159,12 @@ def test_steps_that_derivatives_replace_are_not_claimed():
     text = methods_text(plan(from_bold(bold_derivatives=precomputed)), CONFIG)
     assert "are those of fMRIPrep 25.1.0 (realigned series in MNI152NLin2009cAsym)" in text
     assert "Gauss-Newton" not in text
+
+
+def test_distortion_is_described_where_a_fieldmap_is_used():
+    own = EchoPlanar(Path("/d/b.nii.gz"), "j", 0.05)
+    corrected = from_bold(bold_fieldmap=Fieldmap(FieldmapKind.PHASEDIFF, "IntendedFor", own))
+    text = methods_text(plan(corrected, from_bold("02")), CONFIG)
+    assert "corrected for 1 session with the phase difference of two gradient echoes" in text
+    assert "for the others it was not corrected" in text
+    assert "distortion was not corrected." in methods_text(plan(from_bold()), CONFIG)
