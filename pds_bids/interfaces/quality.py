@@ -60,7 +60,7 @@ class SourceQuality(SimpleInterface):
         mask, grid = load(self.inputs.mask)
         gate = json.loads(Path(self.inputs.gate).read_text())
         segments = json.loads(Path(self.inputs.segments).read_text())["segments"]
-        warnings = [*self.inputs.notes, *self.inputs.denoise_notes]
+        warnings = [*self.inputs.notes, *(self.inputs.denoise_notes or [])]
         if self.inputs.t1w_gate:
             t1w_gate = json.loads(Path(self.inputs.t1w_gate).read_text())
             if not t1w_gate["passed"]:

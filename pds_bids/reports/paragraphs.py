@@ -103,8 +103,8 @@ def _distortion(sessions: list[SessionPlan], modality: Modality) -> str:
     whose = "" if len(found) == len(sessions) else f" for {counted(len(found), 'session')}"
     rest = "" if len(found) == len(sessions) else "; for the others it was not corrected"
     return (
-        f"Susceptibility distortion was corrected{whose} with {kinds} [@fieldmap; @pepolar], unless the field "
-        f"failed a check of its sign, its size and its likeness to undistorted images{rest}. Displacement along "
+        f"Susceptibility distortion was corrected{whose} with {kinds} [@fieldmap; @pepolar], unless the "
+        f"field failed a check of sign, size and likeness to undistorted images{rest}. Displacement along "
         "phase encoding, its effect on the signal, and head motion were applied in one interpolation."
     )
 
