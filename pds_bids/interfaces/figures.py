@@ -22,7 +22,14 @@ from pds_bids.template import RES02_GRID, load_template
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["GradientFigure", "MaskFigure", "MotionFigure", "RegistrationFigure", "SyntheticFigure"]
+__all__ = [
+    "GradientFigure",
+    "MaskFigure",
+    "MotionFigure",
+    "RegistrationFigure",
+    "SyntheticFigure",
+    "TensorFigure",
+]
 
 
 class _FigureInputSpec(BaseInterfaceInputSpec):
@@ -153,6 +160,30 @@ class GradientFigure(SimpleInterface):
         rotated = rotate_bvecs(table.bvecs, np.load(self.inputs.motion))
         segments = [segment.volumes for segment in read_segments(self.inputs.segments)]
         figure = gradient_figure(table.bvals, rotated, segments, title=self.inputs.title)
+        self._results["out_file"] = _save(figure, self.inputs.figure)
+        return runtime
+
+
+class _TensorFigureInputSpec(_FigureInputSpec):
+    fa = File(exists=True, desc="fractional anisotropy; nothing to draw without")
+    md = File(exists=True, desc="mean diffusivity, mm2/s")
+    mask = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class TensorFigure(SimpleInterface):
+    """Fractional anisotropy and mean diffusivity."""
+
+    input_spec = _TensorFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.reports.tensor import tensor_figure  # late: matplotlib
+
+        if not self.inputs.fa:
+            return runtime
+        fa, grid = load(self.inputs.fa)
+        md, mask = load(self.inputs.md)[0], load(self.inputs.mask)[0] > 0
+        figure = tensor_figure(np.asarray(fa), np.asarray(md), grid, mask, title=self.inputs.title)
         self._results["out_file"] = _save(figure, self.inputs.figure)
         return runtime
 

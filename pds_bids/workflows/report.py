@@ -12,6 +12,7 @@ from pds_bids.interfaces.figures import (
     MotionFigure,
     RegistrationFigure,
     SyntheticFigure,
+    TensorFigure,
 )
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import SessionPlan
@@ -52,8 +53,12 @@ def init_series_report_wf(
 
     Inputs
     ------
-    anchor, starts, mask, motion, head_motion, gradients, template2native, gate, segments, censored, template
+    anchor, starts, mask, motion, head_motion, gradients, template2native, gate, segments, censored
         From the preprocessing of the series.
+    template
+        From `FetchTemplate`.
+    fa, md
+        DWI, from `init_dwi_maps_wf`.
     """
     workflow = pe.Workflow(name=name)
     fields = [
@@ -68,6 +73,8 @@ def init_series_report_wf(
         "segments",
         "censored",
         "template",
+        "fa",
+        "md",
     ]
     inputnode = identity(fields, name="inputnode")
     anchor, label = ANCHOR_NAMES[series.modality], series.label
@@ -109,8 +116,17 @@ def init_series_report_wf(
             ),
             name="gradient_figure",
         )
+        tensor = pe.Node(
+            TensorFigure(
+                figure=_figure(output_dir, series, "tensor", ".png"), title=f"Diffusion tensor {label}"
+            ),
+            name="tensor_figure",
+        )
         fields = ["gradients", "motion", "segments"]
-        workflow.connect([(inputnode, gradients, [(field, field) for field in fields])])
+        workflow.connect([
+            (inputnode, gradients, [(field, field) for field in fields]),
+            (inputnode, tensor, [(field, field) for field in ("fa", "md", "mask")]),
+        ])  # fmt: skip
     return workflow
 
 

@@ -7,6 +7,7 @@ import pytest
 from pds_bids.exceptions import GeometryError, UsageError
 from pds_bids.imaging.grid import Grid
 from pds_bids.reports.figures import mask_figure, registration_figure, save_figure, synthetic_figure
+from pds_bids.reports.tensor import tensor_figure
 from pds_bids.reports.verdict import Verdict
 
 SHAPE = (20, 24, 18)
@@ -289,3 +290,19 @@ def test_empty_mask_and_empty_image_are_drawn(head):
     assert len(panels(mask_figure(image, GRID, nothing > 0, title="x"))) == 21
     figure = synthetic_figure(nothing, nothing, nothing, nothing > 0, GRID, names=NAMES)
     assert len(watermarked(figure)) == 7
+
+
+def test_tensor_maps_have_fixed_windows_and_units(head):
+    image, mask = head
+    pictures = {}
+    for scale in (1, 2):
+        fa, md = scale * 0.3 * image, scale * 1e-3 * image
+        figure = tensor_figure(fa.astype(np.float32), md.astype(np.float32), GRID, mask, title="x")
+        pictures[scale] = pixels(figure)
+        windows = {axes.images[0].get_clim() for axes in panels(figure)}
+        assert windows == {(0.0, 0.8), (0.0, 3.0)}
+        assert any("1e-3 mm²/s" in text.get_text() for axes in figure.axes for text in axes.texts) or any(
+            "mm²/s" in axes.get_xlabel() + axes.get_ylabel() + axes.get_title() for axes in figure.axes
+        )
+    # A scale of its own for every picture would show both alike.
+    assert pictures[2].mean() > 1.02 * pictures[1].mean()
