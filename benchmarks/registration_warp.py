@@ -1,8 +1,8 @@
 """Registration of simulated heads whose way to the template is known, against peers.
 
 One virtual person, built from the template's tissue maps, is moved, scaled and bent smoothly, then scanned as
-T1w image, mean BOLD and b0, with coil shading, noise and dropout. Every tool registers it to the template in a
-process of its own with one thread. Scored: overlap of grey and of white matter after warping, and how far
+T1w image, mean BOLD and b0, with coil shading, noise and dropout. Every tool registers it to the template, in
+a process of its own, one thread. Scored: overlap of grey and of white matter after warping, and how far
 points of the brain land from where they should. "truth" warps by the known map, and is the ceiling.
 
 The peers get the brain cut out along the true mask and an image of the template in the same contrast, which
@@ -73,7 +73,8 @@ def run(
     -------
     list of dict
         ``step``, ``tool``, ``case``, ``dice`` (grey matter), ``wm_dice``, ``ceiling`` (grey matter by the
-        known map), ``error`` (mean distance in the brain), ``unit`` (of it), ``cpu_s``, ``wall_s``, ``peak_mb``.
+        known map), ``error`` (mean distance in the brain), ``unit`` (of it), ``cpu_s``, ``wall_s``,
+        ``peak_mb``; ``failed`` where a tool did.
     """
     out_dir = Path(out_dir).resolve()
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -216,11 +217,11 @@ def markdown(rows: list[dict]) -> str:
         "| case | tool | GM Dice | WM Dice | error mm | CPU s | wall s | MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for r in rows:
-        lines.append(
-            f"| {r['case']} | {r['tool']} | {r['dice']:.3f} | {r['wm_dice']:.3f} | {r['error']:.2f} | "
-            f"{r['cpu_s']:.1f} | {r['wall_s']:.1f} | {r['peak_mb']:.0f} |{r.get('failed', '')}"
-        )
+    lines += [
+        f"| {r['case']} | {r['tool']} | {r['dice']:.3f} | {r['wm_dice']:.3f} | {r['error']:.2f} | "
+        f"{r['cpu_s']:.1f} | {r['wall_s']:.1f} | {r['peak_mb']:.0f} |{r.get('failed', '')}"
+        for r in rows
+    ]
     return "\n".join(lines)
 
 

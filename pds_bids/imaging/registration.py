@@ -17,13 +17,12 @@ from pds_bids.imaging.search import Sample, rank_starts, small_rotations
 from pds_bids.imaging.stages import (
     NCC,
     SHIFTS_MM,
-    TILT_STEP_DEG,
     Effort,
     Registration,
     centre_ras,
     deform_or_affine,
-    find_affine,
-    inside_view,
+    find_pose,
+    refine_affine,
 )
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
@@ -45,6 +44,8 @@ RIGID_LIMITS = GateLimits()
 
 # Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
 T1W_TISSUE = 0.6
+# Two images of one session: the head has moved by less than this between them.
+RIGID_STEP_DEG = 15.0
 # Finer T1w voxels are thinned out for registration only.
 T1W_SPACING_MM = 2.0
 
@@ -97,20 +98,10 @@ def register_epi_to_template(
     near = dilated(template.mask, template.grid, 12.0)
     moving = GreedyImage(units, grid)
     sample = Sample.draw(painted, template.grid, template.mask, near, units, grid)
-    affine = find_affine(
-        GreedyImage(painted, template.grid),
-        moving,
-        sample,
-        (centre_ras(template.mask, template.grid), centre_ras(mask, grid)),
-        effort,
-        ((6, "NMI"), (12, "NMI")),
-        str(contrast),
-    )
+    centres = centre_ras(template.mask, template.grid), centre_ras(mask, grid)
+    pose = find_pose(sample, centres, effort, str(contrast))
     fixed = GreedyImage(painted, template.grid, near)
-    seen = inside_view(fixed, grid, affine)
-    affine = greedy.affine(
-        seen, moving, affine, dof=12, metric="NMI", schedule=effort.refine, nthreads=nthreads
-    )
+    affine = refine_affine(fixed, moving, sample, pose, ((12, "NMI"),), effort)
 
     def judged(template2native: PointMap, stage: str) -> Gate:
         return judge(painted, template.mask, units, mask, grid, template2native, stage, EPI_LIMITS)
@@ -160,29 +151,21 @@ def register_t1w_to_template(
     brain_t1w, _ = to_units(template.t1w * template.mask, template.mask)
     cut, _ = to_units(flat, rough)
     wide = dilated(template.mask, template.grid, 12.0)
-    affine = find_affine(
-        GreedyImage(brain_t1w, template.grid),
-        GreedyImage(cut, thin_grid),
-        Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid),
-        (centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)),
-        effort,
-        ((6, NCC), (7, NCC)),
-        "T1w",
-    )
+    sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid)
+    centres = centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)
+    pose = find_pose(sample, centres, effort, "T1w")
     # The rough mask may have lost some brain: refine without it, looking at the template's brain only.
     fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 6.0))
     whole = GreedyImage(np.where(inner, flat, 0), thin_grid)
-    seen = inside_view(fixed, thin_grid, affine)
-    for dof in (7, 12):
-        affine = greedy.affine(
-            seen, whole, affine, dof=dof, metric=NCC, schedule=effort.affine, nthreads=nthreads
-        )
+    affine = refine_affine(fixed, whole, sample, pose, ((7, NCC), (12, NCC)), effort)
     units, tissue = _t1w_brain(thin, thin_grid, affine, template)
     matter = template.gm + template.wm > 0.5
 
     def judged(template2native: PointMap, stage: str) -> Gate:
         return judge(brain_t1w, matter, units, tissue, thin_grid, template2native, stage, T1W_LIMITS)
 
+    # Skull and dura are still there: they must not count.
+    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 2.0))
     return deform_or_affine(fixed, GreedyImage(units, thin_grid), affine, judged, grid, effort, "T1w")
 
 
@@ -235,7 +218,7 @@ def register_rigid(
     centres = centre_ras(fixed_mask, fixed_grid), centre_ras(moving_mask, moving_grid)
     starts = [
         np.eye(4),
-        *rank_starts(score, small_rotations(TILT_STEP_DEG), SHIFTS_MM, *centres, 2),
+        *rank_starts(score, small_rotations(RIGID_STEP_DEG), SHIFTS_MM, *centres, 2),
     ]
     images = GreedyImage(still, fixed_grid, region), GreedyImage(shifted, moving_grid)
     candidates = [

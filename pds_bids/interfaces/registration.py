@@ -22,7 +22,7 @@ from pds_bids.imaging.registration import (
 from pds_bids.interfaces.images import load, load_map, save, save_map
 from pds_bids.interfaces.template import read_template
 from pds_bids.modalities import Contrast
-from pds_bids.template import MODEL_GRID, load_template
+from pds_bids.template import RES02_GRID, load_template
 
 __all__ = ["AgreeOnRegistration", "BridgeThroughT1w", "RegisterEPI", "RegisterT1w"]
 
@@ -51,7 +51,7 @@ class RegisterEPI(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image, grid = load(self.inputs.in_file)
         mask = load(self.inputs.mask)[0] > 0
-        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
         contrast = Contrast(self.inputs.contrast)
         found = register_epi_to_template(
             image, mask, grid, template, contrast, sloppy=self.inputs.sloppy, nthreads=self.inputs.num_threads
@@ -86,7 +86,7 @@ class RegisterT1w(SimpleInterface):
         image, grid = load(self.inputs.in_file)
         image = np.asarray(image, np.float32)
         threads = self.inputs.num_threads
-        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
         try:
             found = register_t1w_to_template(
                 image, grid, template, sloppy=self.inputs.sloppy, nthreads=threads
