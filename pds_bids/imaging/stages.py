@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy import ndimage
@@ -27,7 +28,9 @@ __all__ = [
     "SHIFTS_MM",
     "Effort",
     "Registration",
+    "RegistrationFailure",
     "centre_ras",
+    "deform",
     "deform_or_affine",
     "find_pose",
     "inside_view",
@@ -74,6 +77,22 @@ class Registration:
     gate: Gate
 
 
+class RegistrationFailure(QualityError):
+    """A registration that nobody should use; the pose it ended in can still be looked at.
+
+    ``template2native_affine`` is ``(4, 4)``, RAS+ mm, or None where no pose was found at all.
+    """
+
+    template2native_affine: np.ndarray | None = None
+
+    @classmethod
+    def at(cls, message: str, template2native_affine: np.ndarray) -> Self:
+        """Return the error with its pose; the message alone is its argument, so that it can be pickled."""
+        error = cls(message)
+        error.template2native_affine = template2native_affine
+        return error
+
+
 @dataclass(frozen=True)
 class Effort:
     """How hard to try: iterations from coarse to fine, smoothing, starts, threads."""
@@ -115,7 +134,7 @@ def find_pose(
 
     Raises
     ------
-    QualityError
+    RegistrationFailure
         If too little of a brain is in the field of view, if the head fits best on its side or upside down, or
         if it fits two ways equally well.
     """
@@ -127,21 +146,23 @@ def find_pose(
     _LOG.debug("%s: correlations of the poses %s", name, np.round([value for _, value in found], 3))
     best, value = found[0]
     if value <= 0:
-        raise QualityError(
+        raise RegistrationFailure(
             f"{name} image: nothing like a brain of which {100 * SMALLEST_COVERAGE:.0f}% lie in the field of "
             "view; a slab of a brain cannot be placed"
         )
     if (tilt := rotation_angle_deg(best)) > LARGEST_TILT_DEG:
-        raise QualityError(
+        raise RegistrationFailure.at(
             f"{name} image: the head fits the template best when turned by {tilt:.0f} degrees (at most "
-            f"{LARGEST_TILT_DEG:.0f}); the orientation in its header is wrong, or this is no brain"
+            f"{LARGEST_TILT_DEG:.0f}); the orientation in its header is wrong, or this is no brain",
+            best,
         )
     for other, rival in found[1:]:
         turn = rotation_angle_deg(np.linalg.inv(best) @ other)
         if turn > RIVAL_DEG and rival > value - RIVAL_MARGIN:
-            raise QualityError(
+            raise RegistrationFailure.at(
                 f"{name} image: fits the template almost as well (correlation {rival:.3f}, {value:.3f}) when "
-                f"turned by {turn:.0f} degrees; this is no brain, or too little of one"
+                f"turned by {turn:.0f} degrees; this is no brain, or too little of one",
+                best,
             )
     return best
 
@@ -187,6 +208,28 @@ def refine_affine(
     return fixed2moving
 
 
+def deform(
+    fixed: GreedyImage, moving: GreedyImage, affine: np.ndarray, effort: Effort
+) -> tuple[PointMap, PointMap]:
+    """Bend an affine.
+
+    Returns
+    -------
+    fixed2moving, fixed2fixed : PointMap
+        As `greedy.deformable`.
+    """
+    warp, unwarp = greedy.deformable(
+        inside_view(fixed, moving.grid, affine),
+        moving,
+        affine,
+        metric="NCC 2x2x2",
+        schedule=effort.deformable,
+        smoothing_vox=effort.smoothing_vox,
+        nthreads=effort.nthreads,
+    )
+    return warp, unwarp
+
+
 def deform_or_affine(
     fixed: GreedyImage,
     moving: GreedyImage,
@@ -200,18 +243,10 @@ def deform_or_affine(
 
     Raises
     ------
-    QualityError
+    RegistrationFailure
         If neither does.
     """
-    warp, unwarp = greedy.deformable(
-        inside_view(fixed, moving.grid, affine),
-        moving,
-        affine,
-        metric="NCC 2x2x2",
-        schedule=effort.deformable,
-        smoothing_vox=effort.smoothing_vox,
-        nthreads=effort.nthreads,
-    )
+    warp, unwarp = deform(fixed, moving, affine, effort)
     back = PointMap.from_affine(native_grid, np.linalg.inv(affine))
     straight = PointMap.from_affine(fixed.grid, affine)
     reasons = []
@@ -221,9 +256,10 @@ def deform_or_affine(
             return Registration(there, inverse, affine, gate)
         _LOG.warning("%s to template, %s: %s", name, stage, gate.reason)
         reasons.append(f"{stage}: {gate.reason}")
-    raise QualityError(
+    raise RegistrationFailure.at(
         f"{name} image: registration to the template fails the quality gate ({'. '.join(reasons)}); "
-        "look at the image and its orientation"
+        "look at the image and its orientation",
+        affine,
     )
 
 
