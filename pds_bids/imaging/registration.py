@@ -31,6 +31,7 @@ from pds_bids.modalities import Contrast
 __all__ = [
     "Registration",
     "RegistrationFailure",
+    "agreed_mask",
     "from_itk_displacement",
     "judge_epi",
     "mask_in_native",
@@ -47,6 +48,8 @@ RIGID_LIMITS = GateLimits()
 
 # Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
 T1W_TISSUE = 0.6
+# An image's own mask may exceed the registered template's by this: distortion and the mask's own error.
+AGREED_MARGIN_MM = 2.5
 # Two images of one session: the head has moved by less than this between them.
 RIGID_STEP_DEG = 15.0
 # Finer T1w voxels are thinned out for registration only.
@@ -261,6 +264,26 @@ def mask_in_native(registration: Registration, template: Template) -> np.ndarray
     """Return the template's brain mask on the native grid, ``(X, Y, Z)`` bool."""
     brain = template.mask.astype(np.float32)
     return resample(brain, template.grid.vox2ras, registration.native2template.points, order=1) > 0.5
+
+
+def agreed_mask(mask: np.ndarray, grid: Grid, template_mask: np.ndarray) -> np.ndarray:
+    """Take from an image's own mask what lies well outside of the template's brain: eyes, nose, scalp.
+
+    Parameters
+    ----------
+    mask : ndarray
+        ``(X, Y, Z)`` bool; by intensity and shape.
+    grid : Grid
+        Their lattice.
+    template_mask : ndarray
+        ``(X, Y, Z)`` bool; from `mask_in_native`.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z)`` bool; one piece, nowhere larger than `mask`.
+    """
+    return largest_piece(mask & dilated(template_mask, grid, AGREED_MARGIN_MM + max(grid.zooms) / 2))
 
 
 def two_path_disagreement(a: PointMap, b: PointMap, mask: np.ndarray) -> tuple[float, float]:
