@@ -58,8 +58,8 @@ LANDMARKS_RAS = {
 }
 COLUMNS = (
     "scan", "variant", "verdict", "stage", "mask_dice", "correlation", "dice_asis",
-    "landmarks_median_mm", "landmarks_max_mm", "brain_median_mm", "brain_p95_mm", "nmi", "nmi_null", "jacobian_min",
-    "jacobian_max", "cpu_s", "message",
+    "landmarks_median_mm", "landmarks_max_mm", "brain_median_mm", "brain_p95_mm",
+    "nmi", "nmi_null", "jacobian_min", "jacobian_max", "cpu_s", "message",
 )  # fmt: skip
 
 

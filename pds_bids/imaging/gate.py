@@ -42,7 +42,7 @@ class GateLimits:
     volume_min: float = 0.5
     volume_max: float = 1.5
     stretch: float = 1.33
-    correlation: float = 0.0
+    correlation: float = 0.22
 
 
 @dataclass(frozen=True)
