@@ -6,9 +6,12 @@ import numpy as np
 from scipy import ndimage
 
 from pds_bids.imaging.grid import Grid, PointMap, resample
-from pds_bids.imaging.masks import dice
+from pds_bids.imaging.masks import dice, eroded
 
 __all__ = ["Gate", "GateLimits", "judge", "nmi"]
+
+# The correlation looks deeper than this below the surface, at structure finer than this.
+DEPTH_MM, COARSE_MM = 5.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class GateLimits:
     stretch : float
         Largest ratio of scales along the principal axes of the best affine: half a brain fills a whole one
         only if it is stretched.
+    correlation: float
+        Least correlation of the fine structure deep in the brain.
     """
 
     mask_dice: float = 0.88
@@ -37,6 +42,7 @@ class GateLimits:
     volume_min: float = 0.5
     volume_max: float = 1.5
     stretch: float = 1.33
+    correlation: float = 0.22
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,9 @@ class Gate:
         Whether all limits hold.
     reason : str
         Which did not; empty if passed.
+    correlation : float
+        Correlation of the two images deep in the brain, without what varies over more than
+        `COARSE_MM`; near 0 where folds and ventricles do not match. Nan in records of older versions.
     """
 
     mask_dice: float
@@ -72,6 +81,7 @@ class Gate:
     stage: str
     passed: bool
     reason: str
+    correlation: float = float("nan")
 
     def with_two_path(self, two_path_mm: float, limit_mm: float = 6.0) -> "Gate":
         """Add the disagreement of two paths; above `limit_mm` the gate fails."""
@@ -164,10 +174,40 @@ def judge(
     }
     stretch = _stretch(fixed2moving, fixed_mask)
     checks[f"stretched {stretch:.2f} times (at most {limits.stretch})"] = stretch <= limits.stretch
+    likeness = _correlation(fixed, warped, both, fixed2moving.grid)
+    checks[f"correlation of the fine structure {likeness:.2f} (at least {limits.correlation:.2f})"] = (
+        likeness >= limits.correlation
+    )
     reason = "; ".join(text for text, holds in checks.items() if not holds)
     return Gate(
-        overlap, shared, null, float(low), float(high), float("nan"), stage, passed=not reason, reason=reason
+        mask_dice=overlap,
+        nmi=shared,
+        nmi_null=null,
+        jacobian_min=float(low),
+        jacobian_max=float(high),
+        two_path_mm=float("nan"),
+        stage=stage,
+        passed=not reason,
+        reason=reason,
+        correlation=likeness,
     )
+
+
+def _correlation(fixed: np.ndarray, warped: np.ndarray, both: np.ndarray, grid: Grid) -> float:
+    """Correlate two images deep in the brain, less their local means; nan where there is no depth."""
+    deep = eroded(both, grid, DEPTH_MM)
+    if not deep.any():
+        return float("nan")
+    sigma_vox = COARSE_MM / np.asarray(grid.zooms)
+    weight = ndimage.gaussian_filter(both.astype(np.float32), sigma_vox)
+    a, b = (
+        (image - ndimage.gaussian_filter(np.where(both, image, 0), sigma_vox) / np.maximum(weight, 1e-6))[
+            deep
+        ]
+        for image in (fixed, warped)
+    )
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0
 
 
 def _stretch(fixed2moving: PointMap, mask: np.ndarray) -> float:

@@ -26,6 +26,8 @@ _LOG = logging.getLogger("pds_bids.imaging")
 
 # RAS+ to the LPS+ of ITK and back.
 FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Voxels around the mask of the fixed image in which a displacement may die out.
+BOX_MARGIN_VOX = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +132,16 @@ def deformable(
         centre. ``PointMap.from_affine(moving_grid, inv(fixed2moving)).then(it)`` is the whole inverse.
     """
     step, whole = smoothing_vox
+    box = _box(fixed)
     command = f"-d 3 -i fixed moving -o warp -oinv unwarp -m {metric} -n {schedule} -s {step}vox {whole}vox"
     result = _run(command, fixed, moving, fixed2moving, ("warp", "unwarp"), nthreads)
     here = fixed.grid.points()
-    warped, unwarped = (here + _displacement_ras(result[key]) for key in ("warp", "unwarp"))
+    # Beyond the box the displacement is continued from its border.
+    around = [(part.start, size - part.stop) for part, size in zip(box, fixed.grid.shape, strict=True)]
+    warped, unwarped = (
+        here + np.pad(_displacement_ras(result[key]), [*around, (0, 0)], mode="edge")
+        for key in ("warp", "unwarp")
+    )
     return (
         PointMap(fixed.grid, warped.astype(np.float32)).then(fixed2moving),
         PointMap(fixed.grid, unwarped.astype(np.float32)),
@@ -150,13 +158,16 @@ def _run(
 ) -> dict[str, np.ndarray | sitk.Image]:
     """Run one greedy command on images in memory, the moving one seen through `start`."""
     seen = Grid(moving.grid.shape, np.linalg.inv(start) @ moving.grid.vox2ras)
+    box = _box(fixed)
+    first, size = [part.start for part in box], [part.stop - part.start for part in box]
+    grid = fixed.grid.crop((first[0], first[1], first[2]), (size[0], size[1], size[2]))
     objects: dict[str, object] = {
-        "fixed": to_sitk(fixed.data, fixed.grid),
+        "fixed": to_sitk(fixed.data[box], grid),
         "moving": to_sitk(moving.data, seen),
         **dict.fromkeys(outputs),
     }
     if fixed.mask is not None:
-        objects["fixed_mask"] = to_sitk(fixed.mask, fixed.grid)
+        objects["fixed_mask"] = to_sitk(fixed.mask[box], grid)
         command += " -gm fixed_mask"
     engine = picsl_greedy.Greedy3D()
     log = io.StringIO()
@@ -164,6 +175,19 @@ def _run(
         engine.execute(f"{command} -V 0 -seed 1 -threads {nthreads}", out=log, err=log, **objects)
     _LOG.debug("greedy %s: %s", command, log.getvalue())
     return {key: engine[key] for key in outputs}
+
+
+def _box(fixed: GreedyImage) -> tuple[slice, slice, slice]:
+    """Return the box of the mask and a margin: half of a template's grid is air, and costs as much."""
+    if fixed.mask is None or not fixed.mask.any():
+        x, y, z = (slice(0, size) for size in fixed.grid.shape)
+        return x, y, z
+    filled = [np.flatnonzero(fixed.mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    x, y, z = (
+        slice(max(0, int(rows[0]) - BOX_MARGIN_VOX), min(size, int(rows[-1]) + 1 + BOX_MARGIN_VOX))
+        for rows, size in zip(filled, fixed.grid.shape, strict=True)
+    )
+    return x, y, z
 
 
 @contextmanager

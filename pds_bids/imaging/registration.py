@@ -17,20 +17,23 @@ from pds_bids.imaging.search import Sample, rank_starts, small_rotations
 from pds_bids.imaging.stages import (
     NCC,
     SHIFTS_MM,
-    TILT_STEP_DEG,
     Effort,
     Registration,
+    RegistrationFailure,
     centre_ras,
     deform_or_affine,
-    find_affine,
-    inside_view,
+    find_pose,
+    refine_affine,
 )
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
 
 __all__ = [
     "Registration",
+    "RegistrationFailure",
+    "agreed_mask",
     "from_itk_displacement",
+    "judge_epi",
     "mask_in_native",
     "register_epi_to_template",
     "register_rigid",
@@ -45,6 +48,10 @@ RIGID_LIMITS = GateLimits()
 
 # Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
 T1W_TISSUE = 0.6
+# An image's own mask may exceed the registered template's by this: distortion and the mask's own error.
+AGREED_MARGIN_MM = 2.5
+# Two images of one session: the head has moved by less than this between them.
+RIGID_STEP_DEG = 15.0
 # Finer T1w voxels are thinned out for registration only.
 T1W_SPACING_MM = 2.0
 
@@ -97,25 +104,30 @@ def register_epi_to_template(
     near = dilated(template.mask, template.grid, 12.0)
     moving = GreedyImage(units, grid)
     sample = Sample.draw(painted, template.grid, template.mask, near, units, grid)
-    affine = find_affine(
-        GreedyImage(painted, template.grid),
-        moving,
-        sample,
-        (centre_ras(template.mask, template.grid), centre_ras(mask, grid)),
-        effort,
-        ((6, "NMI"), (12, "NMI")),
-        str(contrast),
-    )
+    centres = centre_ras(template.mask, template.grid), centre_ras(mask, grid)
+    pose = find_pose(sample, centres, effort, str(contrast))
     fixed = GreedyImage(painted, template.grid, near)
-    seen = inside_view(fixed, grid, affine)
-    affine = greedy.affine(
-        seen, moving, affine, dof=12, metric="NMI", schedule=effort.refine, nthreads=nthreads
-    )
+    # Painted in its contrast, so a signed correlation is safe; greedy's NMI shrank two of three real brains.
+    affine = refine_affine(fixed, moving, sample, pose, ((12, NCC),), effort)
 
     def judged(template2native: PointMap, stage: str) -> Gate:
-        return judge(painted, template.mask, units, mask, grid, template2native, stage, EPI_LIMITS)
+        return judge_epi(units, mask, grid, template, contrast, template2native, stage)
 
     return deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast))
+
+
+def judge_epi(
+    units: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    template: Template,
+    contrast: Contrast,
+    template2native: PointMap,
+    stage: str,
+) -> Gate:
+    """Judge where an echo-planar image, ``(X, Y, Z)`` in units and zero outside its mask, was put."""
+    painted, _ = to_units(paint_epi(template, contrast), template.mask)
+    return judge(painted, template.mask, units, mask, grid, template2native, stage, EPI_LIMITS)
 
 
 def register_t1w_to_template(
@@ -160,29 +172,21 @@ def register_t1w_to_template(
     brain_t1w, _ = to_units(template.t1w * template.mask, template.mask)
     cut, _ = to_units(flat, rough)
     wide = dilated(template.mask, template.grid, 12.0)
-    affine = find_affine(
-        GreedyImage(brain_t1w, template.grid),
-        GreedyImage(cut, thin_grid),
-        Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid),
-        (centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)),
-        effort,
-        ((6, NCC), (7, NCC)),
-        "T1w",
-    )
+    sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid)
+    centres = centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)
+    pose = find_pose(sample, centres, effort, "T1w")
     # The rough mask may have lost some brain: refine without it, looking at the template's brain only.
     fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 6.0))
     whole = GreedyImage(np.where(inner, flat, 0), thin_grid)
-    seen = inside_view(fixed, thin_grid, affine)
-    for dof in (7, 12):
-        affine = greedy.affine(
-            seen, whole, affine, dof=dof, metric=NCC, schedule=effort.affine, nthreads=nthreads
-        )
+    affine = refine_affine(fixed, whole, sample, pose, ((7, NCC), (12, NCC)), effort)
     units, tissue = _t1w_brain(thin, thin_grid, affine, template)
     matter = template.gm + template.wm > 0.5
 
     def judged(template2native: PointMap, stage: str) -> Gate:
         return judge(brain_t1w, matter, units, tissue, thin_grid, template2native, stage, T1W_LIMITS)
 
+    # Skull and dura are still there: they must not count.
+    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 2.0))
     return deform_or_affine(fixed, GreedyImage(units, thin_grid), affine, judged, grid, effort, "T1w")
 
 
@@ -235,7 +239,7 @@ def register_rigid(
     centres = centre_ras(fixed_mask, fixed_grid), centre_ras(moving_mask, moving_grid)
     starts = [
         np.eye(4),
-        *rank_starts(score, small_rotations(TILT_STEP_DEG), SHIFTS_MM, *centres, 2),
+        *rank_starts(score, small_rotations(RIGID_STEP_DEG), SHIFTS_MM, *centres, 2),
     ]
     images = GreedyImage(still, fixed_grid, region), GreedyImage(shifted, moving_grid)
     candidates = [
@@ -260,6 +264,26 @@ def mask_in_native(registration: Registration, template: Template) -> np.ndarray
     """Return the template's brain mask on the native grid, ``(X, Y, Z)`` bool."""
     brain = template.mask.astype(np.float32)
     return resample(brain, template.grid.vox2ras, registration.native2template.points, order=1) > 0.5
+
+
+def agreed_mask(mask: np.ndarray, grid: Grid, template_mask: np.ndarray) -> np.ndarray:
+    """Take from an image's own mask what lies well outside of the template's brain: eyes, nose, scalp.
+
+    Parameters
+    ----------
+    mask : ndarray
+        ``(X, Y, Z)`` bool; by intensity and shape.
+    grid : Grid
+        Their lattice.
+    template_mask : ndarray
+        ``(X, Y, Z)`` bool; from `mask_in_native`.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z)`` bool; one piece, nowhere larger than `mask`.
+    """
+    return largest_piece(mask & dilated(template_mask, grid, AGREED_MARGIN_MM + max(grid.zooms) / 2))
 
 
 def two_path_disagreement(a: PointMap, b: PointMap, mask: np.ndarray) -> tuple[float, float]:

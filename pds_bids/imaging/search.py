@@ -1,19 +1,32 @@
-"""Coarse search over starting poses: a fixed list of rotations and shifts, scored on a thinned-out image."""
+"""Search over poses: a fixed list of rotations and shifts, scored and improved on a thinned-out image."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from pds_bids.imaging.grid import Grid, apply_affine
 
-__all__ = ["Sample", "cube_rotations", "pose", "rank_starts", "rotation_angle_deg", "small_rotations"]
+__all__ = [
+    "SMALLEST_COVERAGE",
+    "Sample",
+    "climb",
+    "cube_rotations",
+    "pose",
+    "rank_starts",
+    "rotation_angle_deg",
+    "small_rotations",
+]
 
 # Distance of the points at which a start is scored.
 SPACING_MM = 8.0
+# Part of the template's brain that must lie in the field of view.
+SMALLEST_COVERAGE = 0.6
+# Steps of `climb`: degrees, mm, and the logarithm of the size, with which the simplex starts.
+CLIMB_DEG, CLIMB_MM, CLIMB_LOG_SIZE = 8.0, 8.0, 0.06
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +81,7 @@ class Sample:
         inside = np.all((index >= -0.5) & (index <= limit), axis=0)
         return ndimage.map_coordinates(self.moving, index, order=1, mode="nearest"), inside
 
-    def correlation(self, fixed2moving: np.ndarray, smallest_coverage: float = 0.6) -> float:
+    def correlation(self, fixed2moving: np.ndarray, smallest_coverage: float = SMALLEST_COVERAGE) -> float:
         """Correlate where both are seen; -1 if too little of the brain is in the field of view."""
         seen, inside = self.look(fixed2moving)
         if inside[self.brain].mean() < smallest_coverage:
@@ -84,9 +97,16 @@ def _smoothed(image: np.ndarray, grid: Grid) -> np.ndarray:
     return ndimage.gaussian_filter(image.astype(np.float32), sigma_vox)
 
 
-def small_rotations(step_deg: float) -> list[np.ndarray]:
-    """Return the 27 rotations by -step, 0 or +step about the three axes, the identity first."""
-    angles = sorted(product((0.0, -step_deg, step_deg), repeat=3), key=lambda abc: np.abs(abc).sum())
+def small_rotations(step_deg: float, n_steps: int = 1) -> list[np.ndarray]:
+    """Return the rotations by up to `n_steps` steps either way about the three axes, the identity first.
+
+    Examples
+    --------
+    >>> len(small_rotations(15.0)), len(small_rotations(20.0, 2))
+    (27, 125)
+    """
+    steps = step_deg * np.arange(-n_steps, n_steps + 1)
+    angles = sorted(product(steps, repeat=3), key=lambda abc: np.abs(abc).sum())
     return [Rotation.from_euler("xyz", abc, degrees=True).as_matrix() for abc in angles]
 
 
@@ -112,13 +132,65 @@ def rank_starts(
     moving_centre: np.ndarray,
     n_best: int,
 ) -> list[np.ndarray]:
-    """Score every rotation with every shift and return the best starts, best first."""
-    starts = [
-        pose(rotation, fixed_centre, moving_centre + np.asarray(shift))
-        for rotation, shift in product(rotations, list(shifts_mm))
-    ]
-    scores = np.array([score(start) for start in starts])
-    return [starts[i] for i in np.argsort(-scores, kind="stable")[:n_best]]
+    """Score every rotation with every shift and return the best starts, best first, one of each rotation."""
+    shifts = [moving_centre + np.asarray(shift) for shift in shifts_mm]
+    best = []
+    for rotation in rotations:
+        starts = [pose(rotation, fixed_centre, shift) for shift in shifts]
+        scores = [score(start) for start in starts]
+        k = int(np.argmax(scores))
+        best.append((scores[k], starts[k]))
+    order = np.argsort([-value for value, _ in best], kind="stable")
+    return [best[i][1] for i in order[:n_best]]
+
+
+def climb(
+    score: Callable[[np.ndarray], float],
+    start: np.ndarray,
+    fixed_centre: np.ndarray,
+    n_evaluations: int = 240,
+) -> tuple[np.ndarray, float]:
+    """Improve a start by turning, shifting and sizing, without derivatives.
+
+    Parameters
+    ----------
+    score : callable
+        Takes a ``(4, 4)`` fixed2moving; higher is better.
+    start : ndarray
+        ``(4, 4)`` fixed2moving, RAS+ mm.
+    fixed_centre : ndarray
+        ``(3,)`` mm, what is turned about.
+    n_evaluations : int
+        Most calls of `score`.
+
+    Returns
+    -------
+    fixed2moving : ndarray
+        ``(4, 4)``; a rotation times one size after `start`.
+    score : float
+        What it reaches, at least that of `start`.
+    """
+
+    def moved(steps: np.ndarray) -> np.ndarray:
+        change = np.eye(4)
+        turn = Rotation.from_rotvec(np.radians(CLIMB_DEG * steps[:3])).as_matrix()
+        change[:3, :3] = np.exp(CLIMB_LOG_SIZE * steps[6]) * turn
+        change[:3, 3] = fixed_centre - change[:3, :3] @ fixed_centre + CLIMB_MM * steps[3:6]
+        return start @ change
+
+    found = optimize.minimize(
+        lambda steps: -score(moved(steps)),
+        np.zeros(7),
+        method="Nelder-Mead",
+        options={
+            "initial_simplex": np.vstack([np.zeros(7), np.eye(7)]),
+            "maxfev": n_evaluations,
+            "xatol": 0.02,
+            "fatol": 1e-4,
+            "adaptive": True,
+        },
+    )
+    return moved(found.x), -float(found.fun)
 
 
 def rotation_angle_deg(matrix: np.ndarray) -> float:

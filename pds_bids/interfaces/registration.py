@@ -10,19 +10,22 @@ from nipype.interfaces.base.support import Bunch
 
 from pds_bids.exceptions import QualityError
 from pds_bids.imaging.agreement import require_agreement
-from pds_bids.imaging.grid import PointMap
+from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.intensity import n4_bias
 from pds_bids.imaging.registration import (
     Registration,
+    RegistrationFailure,
+    agreed_mask,
     mask_in_native,
     register_epi_to_template,
     register_rigid,
     register_t1w_to_template,
 )
+from pds_bids.imaging.tissues import Template
 from pds_bids.interfaces.images import load, load_map, save, save_map
 from pds_bids.interfaces.template import read_template
 from pds_bids.modalities import Contrast
-from pds_bids.template import MODEL_GRID, load_template
+from pds_bids.template import RES02_GRID, load_template
 
 __all__ = ["AgreeOnRegistration", "BridgeThroughT1w", "RegisterEPI", "RegisterT1w"]
 
@@ -39,24 +42,41 @@ class _RegisterEPIInputSpec(BaseInterfaceInputSpec):
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
     contrast = traits.Enum(*[str(c) for c in Contrast], mandatory=True, desc="contrast of the image")
     sloppy = traits.Bool(False, usedefault=True, desc="coarser and faster")
+    failed_figure = traits.Str(desc="where a failure is drawn, absolute; default: the node's folder")
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
+class _RegisterEPIOutputSpec(_RegistrationOutputSpec):
+    agreed_mask = File(desc="brain mask less what lies well outside of the template's brain")
+
+
 class RegisterEPI(SimpleInterface):
-    """Register a mean EPI straight to the template; fails loudly below the gate."""
+    """Register a mean EPI straight to the template; fails loudly below the gate.
+
+    A failure leaves a picture of itself, which the message names.
+    """
 
     input_spec = _RegisterEPIInputSpec
-    output_spec = _RegistrationOutputSpec
+    output_spec = _RegisterEPIOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image, grid = load(self.inputs.in_file)
         mask = load(self.inputs.mask)[0] > 0
-        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
         contrast = Contrast(self.inputs.contrast)
-        found = register_epi_to_template(
-            image, mask, grid, template, contrast, sloppy=self.inputs.sloppy, nthreads=self.inputs.num_threads
-        )
+        sloppy, threads = self.inputs.sloppy, self.inputs.num_threads
+        try:
+            found = register_epi_to_template(
+                image, mask, grid, template, contrast, sloppy=sloppy, nthreads=threads
+            )
+        except RegistrationFailure as error:
+            path = Path(self.inputs.failed_figure or Path.cwd() / "failed_registration.png")
+            _draw_failure(error, image, mask, grid, template, path)
+            # Without the arrays: the message goes to another process.
+            raise QualityError(f"{error}; picture: {path}") from None
         self._results |= _save_registration(found)
+        agreed = agreed_mask(mask, grid, mask_in_native(found, template))
+        self._results["agreed_mask"] = save("agreed_mask.nii", agreed, grid.vox2ras)
         return runtime
 
 
@@ -86,13 +106,15 @@ class RegisterT1w(SimpleInterface):
         image, grid = load(self.inputs.in_file)
         image = np.asarray(image, np.float32)
         threads = self.inputs.num_threads
-        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
         try:
             found = register_t1w_to_template(
                 image, grid, template, sloppy=self.inputs.sloppy, nthreads=threads
             )
-        except QualityError as error:
-            self._results["gate"] = _save_json({"passed": False, "reason": str(error)})
+        except RegistrationFailure as error:
+            path = Path.cwd() / "failed_registration.png"
+            _draw_failure(error, image, np.zeros(grid.shape, bool), grid, template, path)
+            self._results["gate"] = _save_json({"passed": False, "reason": f"{error}; picture: {path}"})
             return runtime
         mask = mask_in_native(found, template)
         bias = n4_bias(image, grid, mask, nthreads=threads)
@@ -170,6 +192,34 @@ class AgreeOnRegistration(SimpleInterface):
             gate["two_path_mm"] = require_agreement(direct, bridge, mask)
         self._results["gate"] = _save_json(gate)
         return runtime
+
+
+def _draw_failure(
+    error: RegistrationFailure,
+    image: np.ndarray,
+    mask: np.ndarray,
+    grid: Grid,
+    template: Template,
+    path: Path,
+) -> None:
+    """Draw where a failed registration ended, or the image with its mask if no pose was found."""
+    from pds_bids.reports.figures import Verdict, mask_figure, registration_figure, save_figure  # late
+    from pds_bids.reports.verdict import GateStatus
+
+    if error.template2native_affine is None:
+        figure = mask_figure(image, grid, mask, title="no pose found: image and its brain mask")
+    else:
+        points = PointMap.from_affine(template.grid, error.template2native_affine).points
+        figure = registration_figure(
+            template.t1w,
+            resample(image, grid.vox2ras, points, order=1),
+            template.grid,
+            {"brain": template.mask, "white matter": template.wm > 0.5, "CSF": template.csf > 0.5},
+            resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5,
+            title="failed registration, affine",
+            verdict=Verdict(GateStatus.FAILED, str(error)),
+        )
+    save_figure(figure, path)
 
 
 def _save_registration(found: Registration) -> dict[str, str]:

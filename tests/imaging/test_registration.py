@@ -1,6 +1,7 @@
 """Registration against known warps, against copies in other storage orders, and against what must fail."""
 
 import os
+import pickle
 from pathlib import Path
 
 import nibabel as nib
@@ -11,10 +12,15 @@ from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import DataError, QualityError
 from pds_bids.imaging.gate import nmi
+from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample, to_ras
-from pds_bids.imaging.masks import dice, rough_t1w_brain
+from pds_bids.imaging.intensity import to_units
+from pds_bids.imaging.masks import dice, dilated, rough_t1w_brain
 from pds_bids.imaging.registration import (
+    RegistrationFailure,
+    agreed_mask,
     from_itk_displacement,
+    judge_epi,
     mask_in_native,
     register_epi_to_template,
     register_rigid,
@@ -22,6 +28,7 @@ from pds_bids.imaging.registration import (
     to_itk_displacement,
     two_path_disagreement,
 )
+from pds_bids.imaging.stages import Effort, deform
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
 
@@ -162,6 +169,68 @@ def test_what_is_not_an_upright_whole_brain_is_refused(spoil, template: Template
         )
 
 
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_a_head_turned_in_the_scanner_is_found(axis: str, coarse, template: Template, epi) -> None:
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler(axis, 30, degrees=True).as_matrix()
+    turned = Grid(NATIVE.shape, turn @ NATIVE.vox2ras)
+    found = register_epi_to_template(*epi, turned, template, Contrast.B0, sloppy=True)
+    there = coarse.template2native.then(turn)
+    assert two_path_disagreement(found.template2native, there, template.mask)[0] < 1.0
+
+
+def test_a_slab_is_refused(template: Template, epi) -> None:
+    image, mask = (part[:, :, 22:33] for part in epi)
+    slab = NATIVE.crop((0, 0, 22), image.shape)
+    with pytest.raises(QualityError, match=r"field of view|quality gate|turned by"):
+        register_epi_to_template(image, mask, slab, template, Contrast.B0, sloppy=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_bottle_is_refused(axis: int, template: Template) -> None:
+    """A cylinder of fluid as long as a head, along any axis; lying, its outline passes for a brain's."""
+    place = np.moveaxis(NATIVE.points() - NATIVE.points().reshape(-1, 3).mean(0), -1, 0)
+    across = [place[k] for k in range(3) if k != axis]
+    bottle = (np.hypot(*across) < 60) & (np.abs(place[axis]) < 85)
+    noise = np.random.default_rng(4).normal(scale=0.02, size=NATIVE.shape)
+    image = (bottle * (1 + 0.1 * place[1] / 85) + noise).astype(np.float32)
+    with pytest.raises(QualityError, match=r"quality gate|turned by"):
+        register_epi_to_template(image, bottle, NATIVE, template, Contrast.BOLD)
+
+
+def test_a_failure_says_where_it_ended_and_can_be_sent_to_another_process(template: Template, epi) -> None:
+    image, mask = (_upside_down(a) for a in epi)
+    with pytest.raises(RegistrationFailure) as caught:
+        register_epi_to_template(image.copy(), mask, NATIVE, template, Contrast.B0, sloppy=True)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    np.testing.assert_array_equal(again.template2native_affine, caught.value.template2native_affine)
+
+
+def test_bends_of_an_upside_down_brain_do_not_pass_the_gate(template: Template, epi, coarse) -> None:
+    """The deformable stage fills the outline from any start; only the structure inside tells."""
+    units, _ = to_units(*epi)
+    painted, _ = to_units(paint_epi(template, Contrast.B0), template.mask)
+    centre = GRID.points()[template.mask].mean(0)
+    over = np.diag([1.0, -1.0, -1.0, 1.0])
+    over[:3, 3] = centre - over[:3, :3] @ centre
+    fixed = GreedyImage(painted, GRID, dilated(template.mask, GRID, 12.0))
+    start = coarse.template2native_affine @ over
+    there, _ = deform(fixed, GreedyImage(units, NATIVE), start, Effort())
+    gate = judge_epi(units, epi[1], NATIVE, template, Contrast.B0, there, "deformable")
+    assert not gate.passed
+    # The stylised folds repeat, so that some of them match; of a real brain no more than 0.2 remains.
+    assert gate.correlation < 0.8 * coarse.gate.correlation
+
+
+def test_agreed_mask_loses_the_eyes_and_keeps_the_brain(template: Template) -> None:
+    x, y, z = np.moveaxis(GRID.points(), -1, 0)
+    eyes = (np.abs(x) - 32) ** 2 + (y - 62) ** 2 + (z + 38) ** 2 < 14**2
+    kept = agreed_mask(template.mask | eyes, GRID, template.mask)
+    assert kept[template.mask].all()
+    assert (kept & ~template.mask).sum() < 0.35 * (eyes & ~template.mask).sum()
+
+
 def test_noise_in_a_brain_mask_is_refused(template: Template, epi) -> None:
     noise = np.random.default_rng(2).gamma(4, size=NATIVE.shape).astype(np.float32)
     with pytest.raises(QualityError, match=r"NMI|turned by"):
@@ -235,7 +304,7 @@ def test_real_b0_registers(name: str, tmp_path: Path) -> None:
         pytest.skip("PDS_REAL_DATA is not set")
     from pds_bids.imaging.intensity import n4_bias
     from pds_bids.imaging.masks import rough_brain_mask
-    from pds_bids.template import MODEL_GRID, get_template, load_template
+    from pds_bids.template import RES02_GRID, get_template, load_template
 
     path = sorted((Path(root) / name / "dwi").glob("*_dwi.nii.gz"))[0]
     image = nib.load(path)
@@ -243,7 +312,7 @@ def test_real_b0_registers(name: str, tmp_path: Path) -> None:
     grid = Grid(data.shape, vox2ras)
     mask = rough_brain_mask(data, grid)
     flat = data / n4_bias(data, grid, mask)
-    model = load_template(get_template(tmp_path), MODEL_GRID)
+    model = load_template(get_template(tmp_path), RES02_GRID)
     gate = register_epi_to_template(flat, mask, grid, model, Contrast.B0).gate
     assert gate.stage == "deformable"
     assert gate.mask_dice > 0.93
@@ -254,11 +323,11 @@ def test_real_t1w_registers(tmp_path: Path) -> None:
     root = os.environ.get("PDS_REAL_DATA")
     if not root:
         pytest.skip("PDS_REAL_DATA is not set")
-    from pds_bids.template import MODEL_GRID, get_template, load_template
+    from pds_bids.template import RES02_GRID, get_template, load_template
 
     image = nib.load(Path(root) / "missing/sub-FORREST/anat/sub-FORREST_T1w.nii.gz")
     data, vox2ras, _ = to_ras(np.asanyarray(image.dataobj, np.float32), image.affine)
-    model = load_template(get_template(tmp_path), MODEL_GRID)
+    model = load_template(get_template(tmp_path), RES02_GRID)
     found = register_t1w_to_template(data, Grid(data.shape, vox2ras), model, sloppy=True)
     assert found.gate.mask_dice > 0.9
     volume_ml = mask_in_native(found, model).sum() * abs(np.linalg.det(vox2ras[:3, :3])) / 1000
