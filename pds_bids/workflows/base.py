@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.names import log_dir
+from pds_bids.bids.names import log_dir, output_path
 from pds_bids.bids.series import Series
 from pds_bids.config import Device, RunConfig
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
@@ -209,8 +209,13 @@ def _source_stages(
             sloppy=config.sloppy,
             omp_nthreads=threads,
         )
+    figure = output_path("figure", series.entities, series.modality, extension=".png", desc="failed")
     registration_wf = init_registration_wf(
-        series.modality, has_t1w=has_t1w, sloppy=config.sloppy, omp_nthreads=threads
+        series.modality,
+        has_t1w=has_t1w,
+        sloppy=config.sloppy,
+        omp_nthreads=threads,
+        failed_figure=str(config.output_dir / figure),
     )
     return [series_wf, registration_wf]
 

@@ -51,7 +51,13 @@ DISTORTION_OUTPUTS = [
 
 
 def init_registration_wf(
-    modality: Modality, *, has_t1w: bool, sloppy: bool, omp_nthreads: int, name: str = "registration_wf"
+    modality: Modality,
+    *,
+    has_t1w: bool,
+    sloppy: bool,
+    omp_nthreads: int,
+    failed_figure: str = "",
+    name: str = "registration_wf",
 ) -> pe.Workflow:
     """Build the registration of one mean EPI to the template, checked against a second path.
 
@@ -65,6 +71,8 @@ def init_registration_wf(
         Coarser and faster.
     omp_nthreads : int
         Threads per node.
+    failed_figure : str
+        Where a registration that fails its gate is drawn; in the node's folder when not given.
     name : str
         Name of the workflow.
 
@@ -89,10 +97,13 @@ def init_registration_wf(
         Rigid point map, when there is a T1w image.
     gate
         Verdict with the distance between the paths.
+    mask
+        The brain mask, less what lies well outside of the template's brain.
     """
     workflow = pe.Workflow(name=name)
     inputnode = identity(["anchor", "mask", "template", "t1w", "t1w_mask", "template2t1w"], name="inputnode")
-    outputnode = identity(["template2native", "native2template", "t1w2epi", "gate"], name="outputnode")
+    outputs = ["template2native", "native2template", "t1w2epi", "gate", "mask"]
+    outputnode = identity(outputs, name="outputnode")
     contrast = Contrast.BOLD if modality is Modality.BOLD else Contrast.B0
     direct = pe.Node(
         RegisterEPI(contrast=str(contrast), sloppy=sloppy, num_threads=omp_nthreads),
@@ -100,13 +111,15 @@ def init_registration_wf(
         n_procs=omp_nthreads,
         mem_gb=1,
     )
+    if failed_figure:
+        direct.inputs.failed_figure = failed_figure
     agree = pe.Node(AgreeOnRegistration(), name="agree")
     workflow.connect([
         (inputnode, direct, [("anchor", "in_file"), ("mask", "mask"), ("template", "template")]),
         (inputnode, agree, [("template", "template")]),
         (direct, agree, [("gate", "gate"), ("template2native", "direct")]),
         (direct, outputnode, [("native2template", "native2template")]),
-        (direct, outputnode, [("template2native", "template2native")]),
+        (direct, outputnode, [("template2native", "template2native"), ("agreed_mask", "mask")]),
         (agree, outputnode, [("gate", "gate")]),
     ])  # fmt: skip
     if has_t1w:

@@ -57,10 +57,12 @@ def distorted(cohort, tmp_path_factory):
     metadata |= {"TotalReadoutTime": READOUT_S, "PhaseEncodingDirection": "j-"}
     write(path, distort(bold, image.affine, -1), image.affine, metadata)
     points = apply_affine(image.affine, np.moveaxis(np.indices(image.shape[:3], dtype=float), 0, -1))
-    phase = 2 * np.pi * ECHO_DIFFERENCE_S * (field_hz(points) + 40)
-    phase += np.random.default_rng(0).normal(0, 0.05, phase.shape)
-    wrapped = (phase + np.pi) % (2 * np.pi) - np.pi
     magnitude = bold.mean(3)
+    # Where there is no signal the phase is noise.
+    noise = 0.05 * magnitude.max() / np.maximum(magnitude, 1e-3 * magnitude.max())
+    phase = 2 * np.pi * ECHO_DIFFERENCE_S * (field_hz(points) + 40)
+    phase += noise * np.random.default_rng(0).normal(size=phase.shape)
+    wrapped = (phase + np.pi) % (2 * np.pi) - np.pi
     fmap = data / "sub-01" / "fmap"
     common = {"IntendedFor": f"func/{path.name}", "EchoTime1": 0.00492, "EchoTime2": 0.00738}
     stored = np.round(wrapped / np.pi * 4096).astype(np.int16)
