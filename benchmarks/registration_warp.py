@@ -34,7 +34,7 @@ from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.fields import random_displacement
 from pds_bids.phantom.sampling import AnatomySampler
 from pds_bids.phantom.tissue import draw_tissue
-from pds_bids.template import MODEL_GRID, RES02_GRID, get_template, load_template
+from pds_bids.template import RES02_GRID, get_template, load_template
 
 __all__ = ["run"]
 
@@ -79,11 +79,12 @@ def run(
     out_dir = Path(out_dir).resolve()
     out_dir.mkdir(parents=True, exist_ok=True)
     files = get_template(out_dir / "template")
-    fine, model = load_template(files, RES02_GRID), load_template(files, MODEL_GRID)
+    # The lattice that the app registers on.
+    fine = load_template(files, RES02_GRID)
     person = _person(fine, out_dir, seed)
     rows = []
     for kind in cases:
-        case, seen = _case(kind, person, fine, model, seed)
+        case, seen = _case(kind, person, fine, seed)
         np.savez(out_dir / f"{kind}.npz", **case)
         truth = _truth(person, fine)
         score = _Score(fine, seen, truth)
@@ -135,7 +136,7 @@ def _person(template: Template, cache: Path, seed: int) -> acquire.Person:
 
 
 def _case(
-    kind: str, person: acquire.Person, fine: Template, model: Template, seed: int
+    kind: str, person: acquire.Person, fine: Template, seed: int
 ) -> tuple[dict[str, np.ndarray], acquire.Scan]:
     """Scan the person and lay out what the tools read."""
     rng = np.random.default_rng(seed + 1)
@@ -166,8 +167,8 @@ def _case(
         "kind": np.array(kind), "fixed": fixed, "fixed_vox2ras": fine.grid.vox2ras,
         "moving": np.where(true_mask, flat, 0), "native_vox2ras": grid.vox2ras,
         "native_head": head if kind == "T1w" else head / n4_bias(head, grid, own_mask),
-        "native_mask": own_mask, "template_vox2ras": model.grid.vox2ras, "template_mask": model.mask,
-        **{f"template_{name}": getattr(model, name) for name in ("t1w", "gm", "wm", "csf")},
+        "native_mask": own_mask, "template_vox2ras": fine.grid.vox2ras, "template_mask": fine.mask,
+        **{f"template_{name}": getattr(fine, name) for name in ("t1w", "gm", "wm", "csf")},
     }  # fmt: skip
     return case, seen
 

@@ -44,7 +44,8 @@ __all__ = [
 
 EPI_LIMITS = GateLimits()
 T1W_LIMITS = GateLimits()
-RIGID_LIMITS = GateLimits()
+# Across contrasts the fine structure may be inverted: its sign says nothing.
+RIGID_LIMITS = GateLimits(correlation=-1.0)
 
 # Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
 T1W_TISSUE = 0.6
