@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import nibabel as nib
 import numpy as np
@@ -63,7 +63,7 @@ class EchoPlanar:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The two fields under their BIDS names, as `pds_bids.imaging.distortion.phase_encoding` reads them."""
+        """The two fields under their BIDS names, as `phase_encoding` of `imaging.distortion` reads them."""
         return {"PhaseEncodingDirection": self.direction, "TotalReadoutTime": self.readout_s}
 
 
@@ -136,15 +136,19 @@ def readout(metadata: Mapping[str, Any], path: Path) -> EchoPlanar:
     direction = metadata.get("PhaseEncodingDirection")
     absent = []
     if direction not in OPPOSITE:
-        axis_only = " (PhaseEncodingAxis alone does not say which way)" if "PhaseEncodingAxis" in metadata else ""
+        axis_only = (
+            " (PhaseEncodingAxis alone does not say which way)" if "PhaseEncodingAxis" in metadata else ""
+        )
         absent.append(f"PhaseEncodingDirection{axis_only}")
     seconds = metadata.get("TotalReadoutTime")
     spacing_s, steps = (metadata.get(name) for name in ("EffectiveEchoSpacing", "ReconMatrixPE"))
     if seconds is None and _is_number(spacing_s) and _is_number(steps):
         seconds = round(spacing_s * (steps - 1), 9)
     if not (_is_number(seconds) and 0.001 < seconds < 1):
-        absent.append("TotalReadoutTime" if seconds is None else f"TotalReadoutTime between 1 ms and 1 s ({seconds})")
-    if absent:
+        absent.append(
+            "TotalReadoutTime" if seconds is None else f"TotalReadoutTime between 1 ms and 1 s ({seconds})"
+        )
+    if absent or not _is_number(seconds):
         raise DataError(f"{path.name} has no {' and no '.join(absent)}")
     return EchoPlanar(path, str(direction), float(seconds))
 
@@ -228,7 +232,7 @@ def _assembled(
     """Put files together to fieldmaps; return also why some could not be."""
     found: list[Fieldmap] = []
     problems: list[str] = []
-    groups = {}
+    groups: dict[Any, list[_Image]] = {}
     for image in chosen:
         groups.setdefault("" if how == "B0FieldSource" else image.group, []).append(image)
     for members in groups.values():
@@ -249,11 +253,17 @@ def _assembled(
 
 
 def _of_blips(
-    by_suffix: Mapping[str, list[_Image]], candidates: Sequence[_Image], series: Series, own: EchoPlanar, how: str
+    by_suffix: Mapping[str, list[_Image]],
+    candidates: Sequence[_Image],
+    series: Series,
+    own: EchoPlanar,
+    how: str,
 ) -> Fieldmap | None:
     """Two opposite echo-planar images, or one that is opposite to the series."""
     del candidates
-    images = [i for s in ("epi", "sbref", "dwi", "bold") for i in by_suffix.get(s, []) if i.path != series.path]
+    images = [
+        i for s in ("epi", "sbref", "dwi", "bold") for i in by_suffix.get(s, []) if i.path != series.path
+    ]
     if not images:
         return None
     epis = [readout(image.metadata, _present(image.path)) for image in images]
@@ -266,11 +276,17 @@ def _of_blips(
         if one.direction == OPPOSITE[own.direction]:
             return Fieldmap(FieldmapKind.EPI_AND_SERIES, how, own, epis=(one,), notes=notes)
     names = ", ".join(f"{epi.path.name} ({epi.direction})" for epi in epis)
-    raise DataError(f"{names}: no two opposite directions, neither among them nor with the series ({own.direction})")
+    raise DataError(
+        f"{names}: no two opposite directions, neither among them nor with the series ({own.direction})"
+    )
 
 
 def _of_field(
-    by_suffix: Mapping[str, list[_Image]], candidates: Sequence[_Image], series: Series, own: EchoPlanar, how: str
+    by_suffix: Mapping[str, list[_Image]],
+    candidates: Sequence[_Image],
+    series: Series,
+    own: EchoPlanar,
+    how: str,
 ) -> Fieldmap | None:
     """A field in Hz, rad/s or tesla with its magnitude."""
     if "fieldmap" not in by_suffix:
@@ -279,7 +295,7 @@ def _of_field(
     units = str(image.metadata.get("Units", ""))
     if not units:
         raise DataError(f"{image.path.name} has no Units")
-    magnitude = _sibling(image, ("magnitude", "magnitude1"), [*candidates, *sum(by_suffix.values(), [])])
+    magnitude = _sibling(image, ("magnitude", "magnitude1"), candidates)
     return Fieldmap(
         FieldmapKind.DIRECT,
         how,
@@ -292,13 +308,18 @@ def _of_field(
 
 
 def _of_phases(
-    by_suffix: Mapping[str, list[_Image]], candidates: Sequence[_Image], series: Series, own: EchoPlanar, how: str
+    by_suffix: Mapping[str, list[_Image]],
+    candidates: Sequence[_Image],
+    series: Series,
+    own: EchoPlanar,
+    how: str,
 ) -> Fieldmap | None:
     """A phase difference, or the phases of two echoes."""
     if "phasediff" in by_suffix:
         image = by_suffix["phasediff"][0]
         times = [image.metadata.get(name) for name in ("EchoTime1", "EchoTime2")]
-        phases, kind = (_present(image.path),), FieldmapKind.PHASEDIFF
+        phases: tuple[Path, ...] = (_present(image.path),)
+        kind = FieldmapKind.PHASEDIFF
     elif "phase1" in by_suffix or "phase2" in by_suffix:
         image = (by_suffix.get("phase1") or by_suffix["phase2"])[0]
         both = [_sibling_image(image, (suffix,), candidates) for suffix in ("phase1", "phase2")]
@@ -321,11 +342,17 @@ def _diffusion_pair(series: Series, others: Sequence[Series]) -> tuple[Fieldmap 
         return None, ""
     problems = []
     for other in sorted(others, key=lambda other: other.path.name):
-        directions = series.metadata.get("PhaseEncodingDirection"), other.metadata.get("PhaseEncodingDirection")
+        directions = (
+            series.metadata.get("PhaseEncodingDirection"),
+            other.metadata.get("PhaseEncodingDirection"),
+        )
         if other.modality is not Modality.DWI or OPPOSITE.get(str(directions[0])) != directions[1]:
             continue
         try:
-            own, opposite = readout(series.metadata, series.path), readout(other.metadata, _present(other.path))
+            own, opposite = (
+                readout(series.metadata, series.path),
+                readout(other.metadata, _present(other.path)),
+            )
         except DataError as error:
             problems.append(str(error))
             continue
@@ -410,5 +437,5 @@ def _as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [str(entry) for entry in value]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))

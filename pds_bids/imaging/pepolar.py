@@ -209,7 +209,7 @@ class _Problem:
                 for slope in self._gradients[k]
             ]
             limit = np.asarray(grid.shape).reshape(3, 1, 1, 1) - 0.5
-            inside = ((index >= -0.5) & (index <= limit)).all(0)
+            inside = np.asarray(((index >= -0.5) & (index <= limit)).all(0))
             gradient = np.tensordot(np.stack(slopes, -1), grid.ras2vox[:3, :3], 1)
             views.append(_View(image, gradient, 1 + self.stretch(mm, k), place - self.centre, inside))
         return views
@@ -244,15 +244,19 @@ class _Problem:
         _, residuals, _ = self.residuals(self.look(mm, poses))
         barrier = sum(float(_barrier(self.stretch(mm, k))[0].sum()) for k in range(len(self.grids)))
         centre = mm[self.brain].mean()
-        return 0.5 * (
-            float((residuals**2).sum())
-            + SMOOTHNESS * float((mm * self.roughness(mm)).sum())
-            + CENTRING * self.brain.sum() * float(centre**2)
-            + STILLNESS * self.brain.sum() * float((self.motion(poses) ** 2).sum())
-        ) + BARRIER * barrier
+        return (
+            0.5
+            * (
+                float((residuals**2).sum())
+                + SMOOTHNESS * float((mm * self.roughness(mm)).sum())
+                + CENTRING * self.brain.sum() * float(centre**2)
+                + STILLNESS * self.brain.sum() * float((self.motion(poses) ** 2).sum())
+            )
+            + BARRIER * barrier
+        )
 
     def motion(self, poses: np.ndarray) -> np.ndarray:
-        """Return the motion of all images but the first about the centre, ``(K - 1, 6)`` mm and arcs in mm."""
+        """Return the motion of all images but the first about the centre, ``(K - 1, 6)``, mm and arcs."""
         turn = Rotation.from_matrix(poses[1:, :3, :3]).as_rotvec() * ARC_MM
         shift = poses[1:, :3, :3] @ self.centre + poses[1:, :3, 3] - self.centre
         return np.concatenate([shift, turn], 1)
@@ -340,9 +344,7 @@ def _newton_step(problem: _Problem, mm: np.ndarray, poses: np.ndarray) -> tuple[
         bend = by_strain[k] ** 2 + BARRIER * bends[k][2]
         diagonal += by_shift[k] ** 2 + bend * (problem.strain[k] ** 2).sum() / 2
     pose_diagonal = np.array([np.square(columns).sum((0, 1, 2)) for columns in by_pose])
-    solved = _conjugate_gradients(
-        hessian, -_packed(field, pose), _packed(diagonal, pose_diagonal + still)
-    )
+    solved = _conjugate_gradients(hessian, -_packed(field, pose), _packed(diagonal, pose_diagonal + still))
     return _unpacked(solved, shape)
 
 

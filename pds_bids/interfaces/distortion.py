@@ -97,9 +97,7 @@ class EstimateField(SimpleInterface):
             reason = qc.pop("failed", "")
             if not reason:
                 is_sure = spec["kind"] == FieldmapKind.EPI_AND_SERIES.name
-                measured, reason = _judged(
-                    self.inputs, (hz, mean, grid, encoding), target, is_sure=is_sure
-                )
+                measured, reason = _judged(self.inputs, (hz, mean, grid, encoding), target, is_sure=is_sure)
                 qc |= measured
         except PDSError as error:
             qc |= {"used": False, "reason": str(error)}
@@ -306,7 +304,8 @@ def _gradient_echo(spec: Mapping[str, Any]) -> FieldImage:
     for path, (_, other_grid) in zip(spec["phases"] or [spec["field"]], others, strict=True):
         if other_grid != grid:
             raise DataError(
-                f"{Path(path).name} lies on another grid than {Path(spec['magnitude']).name}; convert them again"
+                f"{Path(path).name} lies on another grid than {Path(spec['magnitude']).name}; "
+                "convert them again"
             )
     images = [np.asarray(image) for image, _ in others]
     if spec["field"]:

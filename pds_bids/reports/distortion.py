@@ -73,9 +73,7 @@ def distortion_figure(
     if t1w is not None and t1w_mask is not None:
         top = float(np.percentile(t1w[t1w_mask > 0.5], 99.5)) if (t1w_mask > 0.5).any() else 1.0
         rows.append(Row("T1w image", t1w, cuts, (0.0, top), contours=[outline]))
-    rows.append(
-        Row("field (off-resonance)", hz, cuts, (-reach, reach), "berlin", "Hz", visible=_wide(mask))
-    )
+    rows.append(Row("field (off-resonance)", hz, cuts, (-reach, reach), "berlin", "Hz", visible=_wide(mask)))
     badge = ("corrected", "#009E73") if is_used else ("NOT corrected", "#D55E00")
     note = "Neurological view. Outline: brain of the T1w image." if has_t1w else None
     return draw_mosaic(view, rows, title=title, badge=badge, **({"footer": note} if note else {}))

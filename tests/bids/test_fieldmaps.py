@@ -114,7 +114,9 @@ def test_named_source_wins_over_intended_for(dataset):
         f"sub-1/fmap/sub-1_dir-{d}_epi": {**e, "B0FieldIdentifier": "pepolar0"}
         for d, e in (("AP", EPI), ("PA", OTHER_WAY))
     }
-    root = dataset({BOLD: {**EPI, "B0FieldSource": ["pepolar0"]}, **epis, **gre("func/sub-1_task-rest_bold.nii.gz")})
+    root = dataset(
+        {BOLD: {**EPI, "B0FieldSource": ["pepolar0"]}, **epis, **gre("func/sub-1_task-rest_bold.nii.gz")}
+    )
     fieldmap, _ = find(root, BOLD)
     assert fieldmap.kind is FieldmapKind.EPI_PAIR
     assert fieldmap.how == "B0FieldSource"
@@ -140,9 +142,7 @@ def test_one_opposite_image_and_the_series(dataset):
 
 def test_opposite_images_win_over_phases_and_the_rest_is_noted(dataset):
     intended = {"IntendedFor": "func/sub-1_task-rest_bold.nii.gz"}
-    epis = {
-        f"sub-1/fmap/sub-1_dir-{d}_epi": {**e, **intended} for d, e in (("AP", EPI), ("PA", OTHER_WAY))
-    }
+    epis = {f"sub-1/fmap/sub-1_dir-{d}_epi": {**e, **intended} for d, e in (("AP", EPI), ("PA", OTHER_WAY))}
     root = dataset({BOLD: EPI, **epis, **gre(intended["IntendedFor"])})
     fieldmap, _ = find(root, BOLD)
     assert fieldmap.kind is FieldmapKind.EPI_PAIR
@@ -151,9 +151,9 @@ def test_opposite_images_win_over_phases_and_the_rest_is_noted(dataset):
 
 def test_two_phases_and_a_field(dataset):
     intended = {"IntendedFor": "func/sub-1_task-rest_bold.nii.gz"}
-    phases = {
-        f"sub-1/fmap/sub-1_phase{k}": {"EchoTime": 0.0023 * k, **intended} for k in (1, 2)
-    } | {"sub-1/fmap/sub-1_magnitude1": {}}
+    phases = {f"sub-1/fmap/sub-1_phase{k}": {"EchoTime": 0.0023 * k, **intended} for k in (1, 2)} | {
+        "sub-1/fmap/sub-1_magnitude1": {}
+    }
     root = dataset({BOLD: EPI, **phases})
     fieldmap, _ = find(root, BOLD)
     assert fieldmap.kind is FieldmapKind.PHASES
@@ -234,5 +234,7 @@ def test_series_that_are_no_pair(dataset):
 
 
 def test_another_shim_is_noted(dataset):
-    root = dataset({BOLD: {**EPI, "ShimSetting": [1, 2]}, **gre("func/sub-1_task-rest_bold.nii.gz", ShimSetting=[1, 3])})
+    root = dataset(
+        {BOLD: {**EPI, "ShimSetting": [1, 2]}, **gre("func/sub-1_task-rest_bold.nii.gz", ShimSetting=[1, 3])}
+    )
     assert "the shim of sub-1_phasediff.nii.gz" in find(root, BOLD)[0].notes[0]

@@ -96,7 +96,8 @@ def off_resonance_hz(points):
     x, y, z = np.moveaxis(np.asarray(points, float), -1, 0)
     nose = np.exp(-0.5 * ((x / 22) ** 2 + ((y - 62) / 22) ** 2 + ((z + 25) / 20) ** 2))
     ears = sum(
-        np.exp(-0.5 * (((x - s * 52) / 14) ** 2 + ((y + 5) / 16) ** 2 + ((z + 30) / 14) ** 2)) for s in (1, -1)
+        np.exp(-0.5 * (((x - s * 52) / 14) ** 2 + ((y + 5) / 16) ** 2 + ((z + 30) / 14) ** 2))
+        for s in (1, -1)
     )
     return 100 * nose + 60 * ears - 0.15 * z
 

@@ -66,7 +66,9 @@ def test_joined_groups_average_to_the_head(head, make_grid, make_epi, displaceme
     between = np.stack([np.eye(4), parameters_to_matrices(np.array([[1, 0, -1.5, 0, 0.01, 0]]), centre)[0]])
     groups, readout_s = np.array([0, 0, 1, 1]), READOUT_S * np.array([1, 1, -1, -1])
     truth = within @ between[groups]
-    volumes = [make_epi(grid, 1, r, m, 0.01, k) for k, (r, m) in enumerate(zip(readout_s, truth, strict=True))]
+    volumes = [
+        make_epi(grid, 1, r, m, 0.01, k) for k, (r, m) in enumerate(zip(readout_s, truth, strict=True))
+    ]
     series = np.stack(volumes, -1)
     blips = [Blip(series[..., k], grid, PhaseEncoding(1, float(readout_s[k]))) for k in (0, 2)]
     found = field_from_blips(blips)
