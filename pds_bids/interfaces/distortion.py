@@ -1,6 +1,5 @@
 """Estimate a susceptibility field, judge it, and hand it to everything that resamples the series."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -348,8 +347,3 @@ def _save_qc(qc: dict[str, Any]) -> str:
     path = Path.cwd() / "distortion_qc.json"
     write_json(path, qc)
     return str(path)
-
-
-def read_qc(path: str | Path) -> dict[str, Any]:
-    """Read the ``qc`` of a field."""
-    return json.loads(Path(path).read_text())
