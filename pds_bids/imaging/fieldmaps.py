@@ -18,7 +18,7 @@ HZ_PER_UNIT = {"hz": 1.0, "rad/s": 1 / (2 * np.pi), "tesla": 42.577478518e6, "t"
 SPIKE = 4.0
 SPIKE_LEAST_HZ = 15.0
 # Smoothing inside the head, then ever wider beyond it (SD, mm).
-SMOOTHING_MM = 4.0
+SMOOTHING_MM = 3.0
 WIDENING_MM = (5.0, 10.0, 20.0, 40.0)
 # The phase of the scalp and of the rim of the head is not to be trusted (mm).
 RIM_MM = 3.0
