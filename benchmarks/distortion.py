@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from pds_bids.bids.collect import Series, choose_series
 from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind, find_fieldmap
+from pds_bids.bids.series import Series, choose_series
 from pds_bids.imaging.bold import reference_volume
 from pds_bids.imaging.distortion import PhaseEncoding, phase_encoding
 from pds_bids.imaging.fieldmaps import FieldImage, field_from_phases
@@ -53,7 +53,9 @@ def picture(data: np.ndarray, grid: Grid) -> Picture:
 def series_of(folder: Path, modality: Modality, root: Path) -> list[Series]:
     """Return every usable series of a modality."""
     datatype, suffix = ("func", "bold") if modality is Modality.BOLD else ("dwi", "dwi")
-    found = [choose_series(modality, [f], root).series for f in sorted(folder.glob(f"{datatype}/*_{suffix}.nii*"))]
+    found = [
+        choose_series(modality, [f], root).series for f in sorted(folder.glob(f"{datatype}/*_{suffix}.nii*"))
+    ]
     return [series for series in found if series]
 
 
@@ -163,7 +165,11 @@ def run(folder: Path, root: Path, figures: Path | None) -> None:
     fmaps = sorted(folder.glob("fmap/*.nii*"))
     for series in (*bolds, *dwis):
         fieldmap, reason = find_fieldmap(series, fmaps, dwis, root)
-        found = f"{fieldmap.kind} ({fieldmap.how}); {'; '.join(fieldmap.notes)}" if fieldmap else f"none: {reason}"
+        found = (
+            f"{fieldmap.kind} ({fieldmap.how}); {'; '.join(fieldmap.notes)}"
+            if fieldmap
+            else f"none: {reason}"
+        )
         print(f"- {series.path.name}: {found}")
     maps = [find_fieldmap(series, fmaps, dwis, root)[0] for series in (*bolds[:1], *dwis[:1])]
     if len(maps) < 2 or None in maps or maps[1].kind is not FieldmapKind.DWI_PAIR:
@@ -186,7 +192,10 @@ def run(folder: Path, root: Path, figures: Path | None) -> None:
     dwi_gre, _ = bring_field(gre, b0s[0], b0_grid, dwi_pe)
 
     core = eroded(pair_image.brain, b0_grid, 6.0)
-    print(f"- fields at the diffusion series, phases against pair: {fields_agree(dwi_gre, found.hz, core, b0_grid)}")
+    print(
+        "- fields at the diffusion series, phases against pair: "
+        f"{fields_agree(dwi_gre, found.hz, core, b0_grid)}"
+    )
     bold_core = eroded(rough_brain_mask(mean, bold_grid), bold_grid, 6.0)
     print(f"- fields at BOLD, phases against pair: {fields_agree(bold_gre, bold_pair, bold_core, bold_grid)}")
     for name, hz, grid, pe, mask in (
@@ -219,15 +228,27 @@ def run(folder: Path, root: Path, figures: Path | None) -> None:
     ):
         print(row(f"{name} (before: {base})", with_t1w[base], with_t1w[name]))
     print(f"\n| BOLD against b0, before → after | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
-    before = compare(pictures["BOLD"], pictures["b0"])
-    for bold_name, b0_name in (("BOLD, phases", "b0, pair"), ("BOLD, pair", "b0, pair"), ("BOLD, phases", "b0, phases")):
-        after = compare(pictures[bold_name], pictures[b0_name])
-        print(row(f"{bold_name.split(', ')[1]} / {b0_name.split(', ')[1]}", before, after))
+    pictures["b0, mean of both"] = picture((b0s[0] + b0s[1]) / 2, b0_grid)
+    against = "b0, pair, both directions"
+    after = compare(pictures["BOLD, phases"], pictures[against])
+    for name in ("b0", "b0 opposite", "b0, mean of both"):
+        print(
+            row(
+                f"phases / both directions (before: {name})", compare(pictures["BOLD"], pictures[name]), after
+            )
+        )
+    after = compare(pictures["BOLD, phases"], pictures["b0, pair"])
+    print(
+        row("phases / pair, first direction (before: b0)", compare(pictures["BOLD"], pictures["b0"]), after)
+    )
 
     print("\n| the two directions | correlation | mean abs. difference / mean |\n|---|---|---|")
     brain = pair_image.brain
     for name, one, two in (("before", *b0s), ("after", *found.corrected)):
-        r, far = np.corrcoef(one[brain], two[brain])[0, 1], np.abs(one - two)[brain].mean() / one[brain].mean()
+        r, far = (
+            np.corrcoef(one[brain], two[brain])[0, 1],
+            np.abs(one - two)[brain].mean() / one[brain].mean(),
+        )
         print(f"| {name} | {r:.4f} | {far:.4f} |")
     print("\n| sign check against T1w, where distorted | as it is | none | turned |\n|---|---|---|---|")
     for name, hz, image, grid, pe in (
@@ -236,7 +257,10 @@ def run(folder: Path, root: Path, figures: Path | None) -> None:
     ):
         signs = compare_signs(hz, image, grid, pe, t1w.data, t1w.grid, t1w.mask)
         print(f"| {name} | {signs.corrected:.4f} | {signs.uncorrected:.4f} | {signs.negated:.4f} |")
-    print(f"\nhead move between the directions: {np.round(found.ref2blip[1][:3, 3], 2).tolist()} mm at the origin\n")
+    print(
+        f"\nhead move between the directions: {np.round(found.ref2blip[1][:3, 3], 2).tolist()} mm "
+        "at the origin\n"
+    )
     if figures:
         draw(figures, folder.name, pictures, t1w, {"BOLD": bold_gre, "b0": found.hz})
 

@@ -15,15 +15,16 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
-from pds_bids.bids.collect import B0_MAX_S_MM2, Series
+from pds_bids.bids.collect import B0_MAX_S_MM2
 from pds_bids.bids.metadata import missing_content, parse_entities, read_metadata, split_name
+from pds_bids.bids.readout import OPPOSITE, EchoPlanar, is_number, readout
+from pds_bids.bids.series import Series
 from pds_bids.exceptions import DataError
 from pds_bids.modalities import Modality
 
 __all__ = ["EchoPlanar", "Fieldmap", "FieldmapKind", "find_fieldmap", "readout"]
 
 NONE_SAYS_SO = "no fieldmap in BIDS says that it belongs to it"
-OPPOSITE = {"i": "i-", "i-": "i", "j": "j-", "j-": "j", "k": "k-", "k-": "k"}
 # Grids of a pair may differ by what a float32 header loses (mm).
 SAME_GRID_MM = 0.05
 
@@ -41,30 +42,6 @@ class FieldmapKind(StrEnum):
 
 # What comes first when BIDS offers several.
 PRIORITY = list(FieldmapKind)
-
-
-@dataclass(frozen=True)
-class EchoPlanar:
-    """An echo-planar image and its readout.
-
-    Parameters
-    ----------
-    path : Path
-        NIfTI file.
-    direction : str
-        ``PhaseEncodingDirection``: ``i``, ``j-``, ...; an axis of the stored array.
-    readout_s : float
-        ``TotalReadoutTime``, seconds.
-    """
-
-    path: Path
-    direction: str
-    readout_s: float
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The two fields under their BIDS names, as `pds_bids.imaging.distortion.phase_encoding` reads them."""
-        return {"PhaseEncodingDirection": self.direction, "TotalReadoutTime": self.readout_s}
 
 
 @dataclass(frozen=True)
@@ -114,43 +91,6 @@ class Fieldmap:
         """Every file that is read."""
         singles = [path for path in (self.magnitude, self.field) if path is not None]
         return (*self.phases, *singles, *(epi.path for epi in self.epis))
-
-
-def readout(metadata: Mapping[str, Any], path: Path) -> EchoPlanar:
-    """Read direction and readout time of an echo-planar image.
-
-    ``TotalReadoutTime`` is taken as it stands, or made of ``EffectiveEchoSpacing`` and ``ReconMatrixPE``. An
-    axis without a sign (``PhaseEncodingAxis``) is not enough: a wrong sign doubles the distortion.
-
-    Raises
-    ------
-    DataError
-        If one of the two cannot be known.
-
-    Examples
-    --------
-    >>> sidecar = {"PhaseEncodingDirection": "j-", "EffectiveEchoSpacing": 0.0005, "ReconMatrixPE": 101}
-    >>> readout(sidecar, Path("sub-01_bold.nii.gz")).readout_s
-    0.05
-    """
-    direction = metadata.get("PhaseEncodingDirection")
-    absent = []
-    if direction not in OPPOSITE:
-        axis_only = (
-            " (PhaseEncodingAxis alone does not say which way)" if "PhaseEncodingAxis" in metadata else ""
-        )
-        absent.append(f"PhaseEncodingDirection{axis_only}")
-    seconds = metadata.get("TotalReadoutTime")
-    spacing_s, steps = (metadata.get(name) for name in ("EffectiveEchoSpacing", "ReconMatrixPE"))
-    if seconds is None and _is_number(spacing_s) and _is_number(steps):
-        seconds = round(spacing_s * (steps - 1), 9)
-    if not (_is_number(seconds) and 0.001 < seconds < 1):
-        absent.append(
-            "TotalReadoutTime" if seconds is None else f"TotalReadoutTime between 1 ms and 1 s ({seconds})"
-        )
-    if absent:
-        raise DataError(f"{path.name} has no {' and no '.join(absent)}")
-    return EchoPlanar(path, str(direction), float(seconds))
 
 
 def find_fieldmap(
@@ -232,7 +172,7 @@ def _assembled(
     """Put files together to fieldmaps; return also why some could not be."""
     found: list[Fieldmap] = []
     problems: list[str] = []
-    groups = {}
+    groups: dict[Any, list[_Image]] = {}
     for image in chosen:
         groups.setdefault("" if how == "B0FieldSource" else image.group, []).append(image)
     for members in groups.values():
@@ -295,7 +235,7 @@ def _of_field(
     units = str(image.metadata.get("Units", ""))
     if not units:
         raise DataError(f"{image.path.name} has no Units")
-    magnitude = _sibling(image, ("magnitude", "magnitude1"), [*candidates, *sum(by_suffix.values(), [])])
+    magnitude = _sibling(image, ("magnitude", "magnitude1"), candidates)
     return Fieldmap(
         FieldmapKind.DIRECT,
         how,
@@ -318,7 +258,8 @@ def _of_phases(
     if "phasediff" in by_suffix:
         image = by_suffix["phasediff"][0]
         times = [image.metadata.get(name) for name in ("EchoTime1", "EchoTime2")]
-        phases, kind = (_present(image.path),), FieldmapKind.PHASEDIFF
+        phases: tuple[Path, ...] = (_present(image.path),)
+        kind = FieldmapKind.PHASEDIFF
     elif "phase1" in by_suffix or "phase2" in by_suffix:
         image = (by_suffix.get("phase1") or by_suffix["phase2"])[0]
         both = [_sibling_image(image, (suffix,), candidates) for suffix in ("phase1", "phase2")]
@@ -327,7 +268,7 @@ def _of_phases(
     else:
         return None
     first_s, second_s = times
-    if not (_is_number(first_s) and _is_number(second_s) and first_s != second_s):
+    if not (is_number(first_s) and is_number(second_s) and first_s != second_s):
         raise DataError(f"{image.path.name} has no two echo times: {times}")
     magnitude = _sibling(image, ("magnitude1", "magnitude2", "magnitude"), candidates)
     units = str(image.metadata.get("Units", ""))
@@ -434,7 +375,3 @@ def _as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else [str(entry) for entry in value]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))

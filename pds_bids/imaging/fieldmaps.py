@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid
-from pds_bids.imaging.masks import check_image, dilated, eroded, head_mask, largest_piece, rough_brain_mask
+from pds_bids.imaging.masks import check_image, eroded, head_mask, largest_piece, rough_brain_mask
 
 __all__ = ["FieldImage", "field_from_hz", "field_from_phases", "phase_to_radians"]
 
@@ -18,7 +18,7 @@ HZ_PER_UNIT = {"hz": 1.0, "rad/s": 1 / (2 * np.pi), "tesla": 42.577478518e6, "t"
 SPIKE = 4.0
 SPIKE_LEAST_HZ = 15.0
 # Smoothing inside the head, then ever wider beyond it (SD, mm).
-SMOOTHING_MM = 2.5
+SMOOTHING_MM = 3.0
 WIDENING_MM = (5.0, 10.0, 20.0, 40.0)
 # The phase of the scalp and of the rim of the head is not to be trusted (mm).
 RIM_MM = 3.0
@@ -111,7 +111,7 @@ def field_from_phases(
     grid : Grid
         Their lattice.
     echo_times_s : tuple of float
-        First and second echo time, seconds. The phase of spins that precess 1 Hz too fast grows by
+        First and second echo time, seconds. The phase of spins that turn 1 Hz too fast grows by
         ``2 pi (TE2 - TE1)``.
     units : str, optional
         ``Units`` of the phase images' sidecar.
@@ -208,8 +208,3 @@ def _continued(values: np.ndarray, weight: np.ndarray, grid: Grid) -> np.ndarray
         total += share * mean
         support += share
     return total / np.maximum(support, 1e-6)
-
-
-def near_brain(brain: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return the brain with its rim, where a field is looked at."""
-    return dilated(brain, grid, max(grid.zooms))

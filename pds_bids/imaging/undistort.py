@@ -4,6 +4,7 @@ A field with the wrong sign doubles the distortion, and nothing crashes. So ever
 negated, and not at all, and what it does to the likeness with an undistorted image decides.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,7 +100,7 @@ def undistorted(
 
 
 def displacement_mm(hz: np.ndarray, grid: Grid, encoding: PhaseEncoding) -> np.ndarray:
-    """Return how far the field moves each voxel along the phase encoding, mm, with the sign of the array axis.
+    """Return how far the field moves each voxel along the array axis of phase encoding, mm.
 
     Examples
     --------
@@ -237,24 +238,25 @@ def compare_signs(
     bias = n4_bias(mean, grid, brain, nthreads=nthreads)
     pose, gate = register_rigid(mean / bias, grid, brain, target, target_grid, target_mask, nthreads=nthreads)
     if not (gate := _relaxed(gate, LEAST_TARGET_DICE)).passed:
-        return Likeness(*[float("nan")] * 5, reason="", doubt=gate.reason)
+        return Likeness(math.nan, math.nan, math.nan, math.nan, math.nan, reason="", doubt=gate.reason)
     shift = np.abs(displacement_mm(hz, grid, encoding)) / grid.zooms[encoding.axis]
     local: dict[int, float] = {}
     whole: dict[int, float] = {}
     for sign, version in versions.items():
         own = brain if sign == 0 else rough_brain_mask(version, grid)
-        units, _ = to_units(version / bias, own)
-        epi = GreedyImage(units, grid, dilated(own, grid, 8.0))
+        # Each by its own bias field: one fitted to piled-up signal would flatter the version that has it.
+        even = version / (bias if sign == 0 else n4_bias(version, grid, own, nthreads=nthreads))
+        epi = GreedyImage(to_units(even, own)[0], grid, dilated(own, grid, 8.0))
         epi2target = greedy.affine(
             epi, still, pose, dof=6, metric="NMI", schedule="30x20x10", nthreads=nthreads
         )
         places = apply_affine(epi2target, grid.points())
         seen = resample(target, target_grid.vox2ras, places, order=1)
         in_brain = resample(target_mask.astype(np.float32), target_grid.vox2ras, places, order=1) > 0.5
-        whole[sign] = nmi(version[in_brain] / bias[in_brain], seen[in_brain])
+        whole[sign] = nmi(even[in_brain], seen[in_brain])
         moved = in_brain & (shift > LEAST_SHIFT_VOXELS)
         moved = moved if moved.sum() > LEAST_VOXELS else in_brain
-        local[sign] = nmi(version[moved] / bias[moved], seen[moved])
+        local[sign] = nmi(even[moved], seen[moved])
     return Likeness(local[1], local[0], local[-1], whole[1], whole[0], _verdict(local))
 
 
@@ -276,8 +278,8 @@ def _verdict(excess: dict[int, float]) -> str:
     figures = f"NMI {1 + good:.4f} with it, {1 + none:.4f} without, {1 + wrong:.4f} with the sign turned"
     if wrong > (1 + SIGN_MARGIN) * good and wrong > none:
         return (
-            f"the field fits with the opposite sign ({figures}): PhaseEncodingDirection of the series, or the "
-            "sign of the fieldmap, is wrong"
+            f"the field fits with the opposite sign ({figures}): PhaseEncodingDirection of the series, or "
+            "the sign of the fieldmap, is wrong"
         )
     if good < (1 - TOLERATED_LOSS) * none:
         return f"undoing the field makes the series less like the undistorted image ({figures})"

@@ -1,6 +1,5 @@
 """Estimate a susceptibility field, judge it, and hand it to everything that resamples the series."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -304,7 +303,8 @@ def _gradient_echo(spec: Mapping[str, Any]) -> FieldImage:
     for path, (_, other_grid) in zip(spec["phases"] or [spec["field"]], others, strict=True):
         if other_grid != grid:
             raise DataError(
-                f"{Path(path).name} lies on another grid than {Path(spec['magnitude']).name}; convert them again"
+                f"{Path(path).name} lies on another grid than {Path(spec['magnitude']).name}; "
+                "convert them again"
             )
     images = [np.asarray(image) for image, _ in others]
     if spec["field"]:
@@ -347,8 +347,3 @@ def _save_qc(qc: dict[str, Any]) -> str:
     path = Path.cwd() / "distortion_qc.json"
     write_json(path, qc)
     return str(path)
-
-
-def read_qc(path: str | Path) -> dict[str, Any]:
-    """Read the ``qc`` of a field."""
-    return json.loads(Path(path).read_text())

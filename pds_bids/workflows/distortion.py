@@ -2,8 +2,8 @@
 
 from nipype.pipeline import engine as pe
 
-from pds_bids.bids.collect import Series
 from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind
+from pds_bids.bids.series import Series
 from pds_bids.exceptions import UsageError
 from pds_bids.interfaces.distortion import EstimateField, FieldFromBlipGroups, fieldmap_spec
 from pds_bids.workflows.nodes import identity
@@ -23,7 +23,7 @@ def init_distortion_wf(
         :simple_form: yes
 
         from pathlib import Path
-        from pds_bids.bids.collect import Series
+        from pds_bids.bids.series import Series
         from pds_bids.bids.fieldmaps import EchoPlanar, Fieldmap, FieldmapKind
         from pds_bids.modalities import Modality
         from pds_bids.workflows.distortion import init_distortion_wf

@@ -50,7 +50,7 @@ def test_difference_in_every_unit(scan, store, units):
     magnitude, (first, second), hz, brain, grid = scan
     found = field_from_phases(store(second - first), magnitude, grid, ECHOES_S, units)
     error = error_hz(found, hz, brain)
-    # The field bends by some hertz within the smoothing's 2.5 mm only at the rim.
+    # The field bends by some hertz within the smoothing of 3 mm only at the rim.
     assert error.mean() < 2.0
     assert np.percentile(error, 95) < 6.0
     # 125 Hz wraps nothing at this echo spacing, but centring must have taken the 25 Hz out.

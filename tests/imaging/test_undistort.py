@@ -6,6 +6,7 @@ import pytest
 from pds_bids.imaging.distortion import PhaseEncoding
 from pds_bids.imaging.fieldmaps import FieldImage
 from pds_bids.imaging.grid import apply_affine
+from pds_bids.imaging.intensity import n4_bias
 from pds_bids.imaging.rigid import grid_centre, parameters_to_matrices
 from pds_bids.imaging.undistort import bring_field, compare_signs, implausible, undistorted
 
@@ -49,7 +50,8 @@ def test_wrong_polarity_is_found_out(rich_head, scan, make_grid):
     mean, grid, truth, _ = scan
     t1w_grid = make_grid("RAS", zooms=(3.0,) * 3)
     t1w = 1000 * rich_head(t1w_grid.points(), 0.4) ** 0.5
-    target = t1w.astype(np.float32), t1w_grid, rich_head(t1w_grid.points()) > 0.5
+    brain = rich_head(t1w_grid.points()) > 0.5
+    target = (t1w / n4_bias(t1w, t1w_grid, brain)).astype(np.float32), t1w_grid, brain
     right = compare_signs(truth, mean, grid, ENCODING, *target)
     assert right.reason == ""
     assert right.corrected > right.uncorrected > right.negated
