@@ -16,6 +16,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from pds_bids import __version__
 from pds_bids.exceptions import UsageError
+from pds_bids.modalities import DenoiseMethod
 
 __all__ = [
     "DERIVATIVES",
@@ -94,14 +95,6 @@ class EchoCombination(StrEnum):
     T2STAR = "t2star"
     MEAN = "mean"
     ONE = "one"
-
-
-class DenoiseMethod(StrEnum):
-    """How noise is removed from a diffusion series before anything else."""
-
-    NONE = "none"
-    MPPCA = "mppca"
-    PATCH2SELF = "patch2self"
 
 
 class UnringingMethod(StrEnum):

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["CONTRASTS", "MODALITIES", "Contrast", "Direction", "Modality", "ModalitySpec"]
+__all__ = [
+    "CONTRASTS",
+    "MODALITIES",
+    "Contrast",
+    "DenoiseMethod",
+    "Direction",
+    "Modality",
+    "ModalitySpec",
+]
 
 
 class Modality(StrEnum):
@@ -34,6 +42,14 @@ class Contrast(StrEnum):
     BOLD = "bold"
     DWI = "dwi"
     B0 = "b0"
+
+
+class DenoiseMethod(StrEnum):
+    """How noise is removed from a diffusion series before anything else."""
+
+    NONE = "none"
+    MPPCA = "mppca"
+    PATCH2SELF = "patch2self"
 
 
 CONTRASTS: tuple[Contrast, ...] = tuple(Contrast)

@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from pds_bids.config import DenoiseMethod
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.masks import head_mask
 from pds_bids.imaging.series import Series, volume_blocks
+from pds_bids.modalities import DenoiseMethod
 
 __all__ = [
     "Denoised",

@@ -10,7 +10,6 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
-from pds_bids.config import DenoiseMethod
 from pds_bids.imaging.coverage import brain_coverage, seen_planes
 from pds_bids.imaging.dwi import GradientTable, distinct_directions, rotate_bvecs, tensor_problem
 from pds_bids.imaging.dwi_denoise import (
@@ -34,6 +33,7 @@ from pds_bids.interfaces.images import (
 )
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import read_template
+from pds_bids.modalities import DenoiseMethod
 from pds_bids.template import MODEL_GRID, load_template
 
 __all__ = ["DenoiseDWI", "FieldOfView", "TensorFit"]

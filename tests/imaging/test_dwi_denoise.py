@@ -3,7 +3,6 @@ import pytest
 from scipy import ndimage
 from sklearn.linear_model import LinearRegression
 
-from pds_bids.config import DenoiseMethod
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging import dwi_denoise
 from pds_bids.imaging.dwi import check_gradients
@@ -15,6 +14,7 @@ from pds_bids.imaging.dwi_denoise import (
     slice_axis_ras,
 )
 from pds_bids.imaging.dwi_maps import tensor_maps
+from pds_bids.modalities import DenoiseMethod
 from pds_bids.phantom.gradients import spread_directions
 
 SIGMA = 25.0
