@@ -28,7 +28,7 @@ from pds_bids.imaging.rigid import grid_centre
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Level", "Sampler", "Target", "align", "choose_points"]
+__all__ = ["Level", "Sampler", "Target", "align", "choose_points", "small_motion"]
 
 N_POSE = 6
 # Rotations enter the equations as arcs at this radius, which makes all six unknowns of a like size (mm).
@@ -306,7 +306,7 @@ def _descend(target: Target, thin: Target, images: torch.Tensor, poses: np.ndarr
         step = (solved[:, :N_POSE] / gain[:, :1].double().clamp_min(1e-6)).cpu().numpy()
         length = np.sqrt((step**2).sum(1))
         step *= np.minimum(1, LONGEST_STEP_MM / np.maximum(length, 1e-12))[:, None]
-        poses = poses @ np.linalg.inv(_small_motion(step, target.centre))
+        poses = poses @ np.linalg.inv(small_motion(step, target.centre))
         if length.max() < TOLERANCE_MM:
             break
     return poses
@@ -382,7 +382,7 @@ def _tukey(residual: torch.Tensor) -> torch.Tensor:
     return (1 - (residual / (TUKEY * scale).clamp_min(1e-12)).square()).clamp_min(0).square()
 
 
-def _small_motion(step: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def small_motion(step: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Return the rigid matrices of steps (mm, and mm on the arc) about `centre`."""
     motion = np.tile(np.eye(4), (len(step), 1, 1))
     motion[:, :3, :3] = Rotation.from_rotvec(step[:, 3:] / ARC_MM).as_matrix()
