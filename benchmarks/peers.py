@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ class Cost:
     wall_s : float
         s.
     peak_mb : float
-        Largest resident set, MB.
+        Largest resident set, MB; of `estimate` only.
     """
 
     cpu_s: float
@@ -83,7 +83,9 @@ def estimate(python: str, tool: str, case_dir: Path, out: Path) -> tuple[np.ndar
     """
     out.unlink(missing_ok=True)
     cost = measure([python, __file__, tool, str(case_dir), str(out)])
-    return np.load(out), cost
+    # What the system reports as the peak of a child starts at the size of its parent.
+    peak_mb = int(out.with_suffix(".kb").read_text()) / 1024
+    return np.load(out), replace(cost, peak_mb=peak_mb)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,3 +248,6 @@ TOOLS = {
 if __name__ == "__main__":
     name, folder, target = sys.argv[1:]
     np.save(target, TOOLS[name](_read(Path(folder))))
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak_kb = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+    Path(target).with_suffix(".kb").write_text(peak_kb)

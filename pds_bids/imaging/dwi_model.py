@@ -14,11 +14,14 @@ import numpy as np
 
 from pds_bids.exceptions import DataError
 
-__all__ = ["leave_one_out_weights", "predict_others"]
+__all__ = ["leave_one_out_weights", "mean_of_others", "predict_others"]
 
 # Reach of the covariance in degrees, and variance of the noise relative to that of the signal, to choose from.
 REACH_DEG = (30.0, 45.0, 60.0, 90.0, 135.0, 180.0)
-NOISE_SHARE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+NOISE_SHARE = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+# Noise of the others in a prediction, as a share of their own: a prediction from few, or one that extrapolates,
+# passes on their errors of pose as well. With three volumes the mean of the others has 0.5.
+MOST_NOISE = 0.5
 # A value this many robust standard deviations off its prediction is spoilt, and predicts nothing itself.
 SPOILT = 4.0
 
@@ -58,16 +61,23 @@ def leave_one_out_weights(bvecs: np.ndarray, values: np.ndarray) -> np.ndarray:
     angle = np.arccos(np.clip(np.abs(np.asarray(bvecs, float) @ np.asarray(bvecs, float).T), 0, 1))
     is_b0 = np.linalg.norm(bvecs, axis=1) < 0.5
     angle[is_b0[:, None] & is_b0[None]] = 0
-    best, best_error = np.empty(0), np.inf
+    best, best_error = mean_of_others(len(bvecs)), np.inf
     for reach_deg in REACH_DEG:
         ratio = np.minimum(angle / np.deg2rad(reach_deg), 1)
         covariance = 1 - 1.5 * ratio + 0.5 * ratio**3
         for share in NOISE_SHARE:
             residual = _leave_one_out(covariance + share * np.eye(len(bvecs)))
             error = float(np.einsum("ij,jk,ik->", residual, gram, residual))
-            if error < best_error:
-                best, best_error = residual, error
-    return np.eye(len(bvecs)) - best
+            # Each row has 1 on the diagonal, and the rest are weights.
+            is_steady = (residual**2).sum(1).max() - 1 <= MOST_NOISE
+            if is_steady and error < best_error:
+                best, best_error = np.eye(len(bvecs)) - residual, error
+    return best
+
+
+def mean_of_others(n_volumes: int) -> np.ndarray:
+    """Return the ``(n, n)`` weights that predict each volume by the mean of all others."""
+    return (np.ones((n_volumes, n_volumes)) - np.eye(n_volumes)) / (n_volumes - 1)
 
 
 def predict_others(weights: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

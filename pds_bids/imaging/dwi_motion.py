@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.cross_contrast import inner_brain, refine_across
 from pds_bids.imaging.dwi import GradientTable, rotate_bvecs
-from pds_bids.imaging.dwi_model import leave_one_out_weights, predict_others
+from pds_bids.imaging.dwi_model import leave_one_out_weights, mean_of_others, predict_others
 from pds_bids.imaging.gauss_newton import Level, Sampler, Target, align, choose_points
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.mutual_information import MutualInformation, Schedule
@@ -33,9 +33,10 @@ __all__ = ["estimate_dwi_motion"]
 COARSE = Level(6.0, 2.0, step=0.8, n_points=4_000, n_iterations=10, gain_degree=1)
 MIDDLE = Level(3.0, 1.2, step=0.8, n_points=12_000, n_iterations=6, gain_degree=1)
 FINE = Level(1.0, 0.8, step=0.8, n_points=30_000, n_iterations=5)
-# The level of each pass. Predictions change with the poses, so the finest is passed twice.
-PASSES = (COARSE, MIDDLE, MIDDLE, FINE, FINE)
-SLOPPY_PASSES = (COARSE, MIDDLE, MIDDLE)
+# The level of each pass, and whether directions count: a model of volumes that lie apart learns their
+# displacement. Predictions change with the poses, so the finest is passed twice.
+PASSES = ((COARSE, False), (MIDDLE, False), (MIDDLE, True), (FINE, True), (FINE, True))
+SLOPPY_PASSES = PASSES[:3]
 # Share of a pull below which the system of all pulls is not trusted.
 RIDGE = 0.05
 # Volumes behind the choice of points.
@@ -98,6 +99,11 @@ def estimate_dwi_motion(
     poses[b0s] = group.align(poses[b0s], passes)
     poses[b0s] = poses[b0s] @ np.linalg.inv(poses[b0s[0]])
     b0_mean = realigned_mean(series, vox2ras, poses, table.b0_volumes)
+    if not np.ptp(b0_mean) > 0:
+        raise DataError(
+            f"b0 has no structure: the mean of volumes {list(table.b0_volumes)} is {b0_mean.flat[0]:g} everywhere; "
+            "check the conversion, and that the b-values belong to this series"
+        )
     head = ndimage.gaussian_filter(b0_mean, 2.0 / np.asarray(grid.zooms))
     head = ndimage.binary_dilation(head > 0.2 * np.percentile(head, 98), iterations=2)
     inner = inner_brain(b0_mean, grid)
@@ -130,7 +136,7 @@ class _Group:
         self._volumes = np.asarray(volumes)
         self._bvecs = bvecs[self._volumes]
 
-    def align(self, poses: np.ndarray, passes: Sequence[Level]) -> np.ndarray:
+    def align(self, poses: np.ndarray, passes: Sequence[tuple[Level, bool]]) -> np.ndarray:
         """Return the ``(n, 4, 4)`` poses of the group, found from `poses`, in a position of its own."""
         import torch
 
@@ -138,17 +144,21 @@ class _Group:
             return poses
         with torch.inference_mode():
             level = None
-            for coming in passes:
+            for coming, is_modelled in passes:
                 if coming is not level:
                     level, sampler = coming, Sampler(self._grid, coming, self._device)
                     points = self._points(sampler, level, poses)
-                poses = self._pass(sampler, level, points, poses)
+                poses = self._pass(sampler, level, points, poses, is_modelled=is_modelled)
         return poses
 
-    def _pass(self, sampler: Sampler, level: Level, points: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    def _pass(
+        self, sampler: Sampler, level: Level, points: np.ndarray, poses: np.ndarray, *, is_modelled: bool
+    ) -> np.ndarray:
         """Predict all volumes from where they are now, and align each to its prediction."""
         values, slopes = self._read(sampler, points, poses)
-        weights = leave_one_out_weights(rotate_bvecs(self._bvecs, poses), values[:, ::4])
+        weights = mean_of_others(len(poses))
+        if is_modelled:
+            weights = leave_one_out_weights(rotate_bvecs(self._bvecs, poses), values[:, ::4])
         values, slopes = predict_others(weights, values, slopes)
         moved = poses.copy()
         for part, images in self._smoothed(sampler):
