@@ -225,7 +225,7 @@ def _rest(case: _Input) -> np.ndarray:
     return np.tile(np.eye(4), (case.series.shape[3], 1, 1))
 
 
-def _from_lps(transform_point) -> np.ndarray:  # noqa: ANN001 (a bound method of either library)
+def _from_lps(transform_point) -> np.ndarray:
     """Return the RAS+ matrix of an affine map of LPS+ points."""
     origin = np.asarray(transform_point((0.0, 0.0, 0.0)))
     columns = [np.asarray(transform_point(tuple(axis))) - origin for axis in 100 * np.eye(3)]

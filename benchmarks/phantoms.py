@@ -85,7 +85,7 @@ def random_walk(rng: np.random.Generator, n_volumes: int, mm: float, deg: float)
 
 
 def add_spikes(rng: np.random.Generator, walk: np.ndarray, count: int, mm: float) -> np.ndarray:
-    """Return the walk with jumps of `mm` in single volumes (not in the reference), with as many degrees / 2."""
+    """Return the walk with jumps of `mm` in single volumes (not the reference), and half as many degrees."""
     spiked = walk.copy()
     free = np.setdiff1d(np.arange(1, len(walk)), [len(walk) // 2])
     for k in rng.choice(free, count, replace=False):
@@ -188,7 +188,9 @@ def _diffusion(
 
     def signal(b: float, direction: np.ndarray) -> np.ndarray:
         along = perpendicular + (parallel - perpendicular) * (axis @ direction.astype(np.float32)) ** 2
-        return fluid * np.exp(-3 * b) + solid * (0.7 * np.exp(-1.3 * b * along) + 0.3 * np.exp(-0.3 * b * along))
+        return fluid * np.exp(-3 * b) + solid * (
+            0.7 * np.exp(-1.3 * b * along) + 0.3 * np.exp(-0.3 * b * along)
+        )
 
     return fluid + solid, signal
 
@@ -214,7 +216,12 @@ def _at(coefficients: np.ndarray, fine: Grid, grid: Grid, rest2volume: np.ndarra
     """Evaluate the spline where the head was."""
     index = fine.ras2vox @ np.linalg.inv(rest2volume) @ grid.vox2ras
     return ndimage.affine_transform(
-        coefficients, index[:3, :3], index[:3, 3], output_shape=grid.shape, order=3, prefilter=False,
+        coefficients,
+        index[:3, :3],
+        index[:3, 3],
+        output_shape=grid.shape,
+        order=3,
+        prefilter=False,
         mode="constant",
     )
 

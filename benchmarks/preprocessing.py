@@ -14,7 +14,7 @@ the template's tissue maps. A step is a function that returns rows with ``step``
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import importlib
 import os
 import platform
@@ -62,7 +62,8 @@ STEPS: dict[str, Callable[[argparse.Namespace, Path], Rows]] = {
 def table(rows: Rows, own: str = "pds-bids") -> str:
     """Return rows as Markdown; the last column is CPU time (per item) over that of pds-bids."""
     lines = [
-        "| case | tool | n | error | p95 | error, same items | unit | CPU s | CPU s/item | wall s | peak MB | CPU ratio |",
+        "| case | tool | n | error | p95 | error, same items | unit | CPU s | CPU s/item "
+        "| wall s | peak MB | CPU ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     base = {row["case"]: row["cpu_s"] / row.get("n", 1) for row in rows if row["tool"] == own}
@@ -71,7 +72,13 @@ def table(rows: Rows, own: str = "pds-bids") -> str:
         ratio = f"{per_item / base[row['case']]:.1f}" if row["case"] in base and row["tool"] != "none" else ""
         more = [f"{row[key]:.3f}" if key in row else "" for key in ("error_p95", "error_same")]
         cells = [row["case"], row["tool"], row.get("n", 1), f"{row['error']:.3f}", *more, row["unit"]]
-        cells += [f"{row['cpu_s']:.1f}", f"{per_item:.3f}", f"{row['wall_s']:.1f}", f"{row['peak_mb']:.0f}", ratio]
+        cells += [
+            f"{row['cpu_s']:.1f}",
+            f"{per_item:.3f}",
+            f"{row['wall_s']:.1f}",
+            f"{row['peak_mb']:.0f}",
+            ratio,
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -111,8 +118,9 @@ def main(argv: list[str] | None = None) -> int:
             rows = STEPS[step](args, out_dir)
             if not rows:
                 continue
-            day = datetime.datetime.now(datetime.UTC).date()
-            text = f"{day}, {platform.machine()}, {os.cpu_count()} cores, one thread each: `{command}`\n\n{table(rows)}"
+            day = dt.datetime.now(dt.UTC).date()
+            where = f"{day}, {platform.machine()}, {os.cpu_count()} cores, one thread each"
+            text = f"{where}: `{command}`\n\n{table(rows)}"
             print(text, flush=True)
             if args.write:
                 write_between(args.write, step, text)

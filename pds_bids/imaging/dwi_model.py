@@ -16,11 +16,11 @@ from pds_bids.exceptions import DataError
 
 __all__ = ["leave_one_out_weights", "mean_of_others", "predict_others"]
 
-# Reach of the covariance in degrees, and variance of the noise relative to that of the signal, to choose from.
+# Reach of the covariance in degrees, and variance of the noise relative to the signal's, to choose from.
 REACH_DEG = (30.0, 45.0, 60.0, 90.0, 135.0, 180.0)
 NOISE_SHARE = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-# Noise of the others in a prediction, as a share of their own: a prediction from few, or one that extrapolates,
-# passes on their errors of pose as well. With three volumes the mean of the others has 0.5.
+# Noise of the others in a prediction, as a share of their own: a prediction from few, or one that
+# extrapolates, passes on their errors of pose as well. With three volumes the mean of the others has 0.5.
 MOST_NOISE = 0.5
 # A value this many robust standard deviations off its prediction is spoilt, and predicts nothing itself.
 SPOILT = 4.0
@@ -80,7 +80,9 @@ def mean_of_others(n_volumes: int) -> np.ndarray:
     return (np.ones((n_volumes, n_volumes)) - np.eye(n_volumes)) / (n_volumes - 1)
 
 
-def predict_others(weights: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict_others(
+    weights: np.ndarray, values: np.ndarray, slopes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Predict each volume from the others, spoilt slices left out.
 
     Parameters

@@ -1,8 +1,8 @@
 """Rigid head motion of a diffusion series: each volume is aligned to what the others predict it to be.
 
 Weighted volumes are compared with a prediction from the other volumes of their shell, whose contrast is
-theirs, by the Gauss-Newton of BOLD. Each shell is then brought to the b0s once, by averages with little noise.
-Values and gradients are kept at some ten thousand points only, so that no series is ever resampled as a whole.
+theirs, by the Gauss-Newton of BOLD. Each shell is then brought to the b0s once, by averages with little
+noise. Values and gradients are kept at some ten thousand points only: no series is resampled as a whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["estimate_dwi_motion"]
 
 COARSE = Level(6.0, 2.0, step=0.8, n_points=4_000, n_iterations=10, gain_degree=1)
 MIDDLE = Level(3.0, 1.2, step=0.8, n_points=12_000, n_iterations=6, gain_degree=1)
-FINE = Level(1.0, 0.8, step=0.8, n_points=30_000, n_iterations=5)
+FINE = Level(1.0, 0.8, step=0.8, n_points=30_000, n_iterations=5, gain_degree=1)
 # The level of each pass, and whether directions count: a model of volumes that lie apart learns their
 # displacement. Predictions change with the poses, so the finest is passed twice.
 PASSES = ((COARSE, False), (MIDDLE, False), (MIDDLE, True), (FINE, True), (FINE, True))
@@ -47,7 +47,7 @@ LATTICE_BYTES = 96 * 2**20
 ROUGH = Schedule((8.0, 4.0), (4.0, 2.0), 15_000, 60)
 ACROSS = Schedule((8.0, 4.0, 0.0), (4.0, 2.0, 0.0), 60_000, 100)
 # Mutual information may miss by this much; a refinement that goes farther went astray.
-TRUST_MM = 3.0
+TRUST_MM = 1.5
 
 
 def estimate_dwi_motion(
@@ -101,8 +101,8 @@ def estimate_dwi_motion(
     b0_mean = realigned_mean(series, vox2ras, poses, table.b0_volumes)
     if not np.ptp(b0_mean) > 0:
         raise DataError(
-            f"b0 has no structure: the mean of volumes {list(table.b0_volumes)} is {b0_mean.flat[0]:g} everywhere; "
-            "check the conversion, and that the b-values belong to this series"
+            f"b0 has no structure: the mean of volumes {list(table.b0_volumes)} is {b0_mean.flat[0]:g} "
+            "everywhere; check the conversion, and that the b-values belong to this series"
         )
     head = ndimage.gaussian_filter(b0_mean, 2.0 / np.asarray(grid.zooms))
     head = ndimage.binary_dilation(head > 0.2 * np.percentile(head, 98), iterations=2)
@@ -180,9 +180,7 @@ class _Group:
         index = choose_points(values[0].cpu().numpy().astype(float), self._mask, sampler, level.n_points)
         return apply_affine(sampler.lattice.vox2ras, np.stack(index, 1).astype(float))
 
-    def _read(
-        self, sampler: Sampler, points: np.ndarray, poses: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, sampler: Sampler, points: np.ndarray, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the volumes in their poses at the points, ``(n, P)``, and their gradients, ``(n, P, 3)``."""
         import torch
 

@@ -107,11 +107,7 @@ class Sampler:
         index2unit[[0, 1, 2], [2, 1, 0]], index2unit[:, 3] = scale, -1
         self._ras2unit = index2unit @ self.lattice.ras2vox
         self.device = device
-
-    @property
-    def bytes_per_volume(self) -> int:
-        """Memory of a smoothed volume."""
-        return 4 * int(np.prod(self.lattice.shape))
+        self.bytes_per_volume = 4 * x * y * z
 
     def smooth(self, volumes: torch.Tensor) -> torch.Tensor:
         """Smooth ``(B, X, Y, Z)`` volumes onto the lattice."""
@@ -184,7 +180,10 @@ class Target:
         turns = np.cross(arm, gradients) / ARC_MM
         constant = np.broadcast_to(1.0, values.shape)
         shape = values / scale
-        columns = [*np.moveaxis(gradients / scale[..., None], 2, 0), *np.moveaxis(turns / scale[..., None], 2, 0)]
+        columns = [
+            *np.moveaxis(gradients / scale[..., None], 2, 0),
+            *np.moveaxis(turns / scale[..., None], 2, 0),
+        ]
         columns += [shape - shape.mean(1, keepdims=True), constant]
         for degree in range(1, level.gain_degree + 1):
             for axes in combinations_with_replacement(range(3), degree):
@@ -195,18 +194,20 @@ class Target:
     def of_image(
         cls, image: np.ndarray, mask: np.ndarray | None, grid: Grid, level: Level, device: str
     ) -> Target:
-        """Return the target of one reference ``(X, Y, Z)`` for all volumes; arguments as `estimate_motion`."""
+        """Return the target of one reference ``(X, Y, Z)`` for all volumes, as `estimate_motion`."""
         import torch
 
         sampler = Sampler(grid, level, device)
         # Views that run backwards, as reorientation makes them, are not for torch.
         contiguous = np.ascontiguousarray(image, dtype=np.float32)
         smooth = sampler.smooth(torch.as_tensor(contiguous[None], device=device))[0]
-        values = smooth.cpu().numpy().astype(np.float64)
+        values: np.ndarray = smooth.cpu().numpy().astype(np.float64)
         index = choose_points(values, mask, sampler, level.n_points)
         points = apply_affine(sampler.lattice.vox2ras, np.stack(index, 1).astype(float))
         gradients = np.stack([g[index] for g in np.gradient(values)], 1) @ sampler.lattice.ras2vox[:3, :3]
-        return cls(sampler, level, points, values[index][None], gradients[None], grid_centre(grid))
+        return cls(
+            sampler, level, points, np.asarray(values[index])[None], gradients[None], grid_centre(grid)
+        )
 
     def part(self, block: slice) -> Target:
         """Return the targets of a block of volumes; the target itself where all volumes share it."""
@@ -298,8 +299,7 @@ def _descend(target: Target, thin: Target, images: torch.Tensor, poses: np.ndarr
         values, inside = target.read(images, poses)
         residual = target.residual(values, gain)
         weights = inside * _tukey(residual)
-        # The matrix only sets the length of steps, so every fourth point will do; where they end is decided by
-        # the right side.
+        # The matrix only sets the length of steps, so few points will do; the right side decides their end.
         solved = _solve(target.design, weights, residual, THIN)
         gain = gain + solved[:, N_POSE:].to(values.dtype)
         # I(M p) = a Ref(dM p) + b: the first six unknowns are the step times the gain a.
@@ -337,7 +337,9 @@ def choose_points(
     if mask is None:
         inside = values > 0.2 * np.percentile(values, 98)
     else:
-        voxels = [np.rint(s * np.arange(n)).astype(int) for s, n in zip(sampler.steps, values.shape, strict=True)]
+        voxels = [
+            np.rint(s * np.arange(n)).astype(int) for s, n in zip(sampler.steps, values.shape, strict=True)
+        ]
         inside = np.asarray(mask, bool)[np.ix_(*voxels)]
     chosen = np.zeros(values.shape, dtype=bool)
     core = tuple(slice(int(m), n - int(m)) for m, n in zip(sampler.margin, values.shape, strict=True))
@@ -391,7 +393,7 @@ def small_motion(step: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def _smoother(length: int, sigma: float, step: float) -> np.ndarray:
-    """Return the matrix that smooths along an axis (SD in voxels) and reads it every `step` voxels, float32."""
+    """Return the matrix that smooths along an axis (SD in voxels) and reads each `step` voxels, float32."""
     places = step * np.arange(int(np.floor((length - 1) / step + 1e-9)) + 1)
     is_fine = step < 1 and length > 3
     distance = np.arange(length) - (np.arange(length) if is_fine else places)[:, None]

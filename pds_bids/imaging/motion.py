@@ -1,4 +1,4 @@
-"""Rigid head motion of a series whose volumes look alike (BOLD), by batched Gauss-Newton on the CPU or a GPU."""
+"""Rigid head motion of a series whose volumes look alike (BOLD), by batched Gauss-Newton."""
 
 from __future__ import annotations
 

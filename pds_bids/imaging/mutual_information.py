@@ -64,8 +64,8 @@ class MutualInformation:
         """Return the ``(4, 4)`` point map from the fixed to the moving volume, found from `start`."""
         import SimpleITK as sitk
 
-        # The registration has its own setting, but its metric and filters follow the global one, and sums over
-        # threads differ in their last bits.
+        # The registration has its own setting, but its metric and filters follow the global one, and sums
+        # over threads differ in their last bits.
         threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
         try:
