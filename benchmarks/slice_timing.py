@@ -36,7 +36,8 @@ def main() -> None:
         spread = 100 * means[2].std()
         print(
             f"{length} volumes per segment: error of the mean {plain:.3f}% uncorrected, {fixed:.3f}% "
-            f"corrected; correction changes it by {change:.3f}%; segments differ between voxels by {spread:.3f}%"
+            f"corrected; correction changes it by {change:.3f}%; "
+            f"segments differ between voxels by {spread:.3f}%"
         )
 
 

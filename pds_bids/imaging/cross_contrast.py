@@ -2,9 +2,9 @@
 
 The intensity of one image is a smooth function of the intensity of the other, as long as one looks inside
 the brain: there, dark in a diffusion-weighted image is fluid; outside, it is fluid, bone or air, which no
-function of intensity tells apart. Function, receive fields and pose are fitted together, by least squares with
-Tukey weights. Mutual information of the whole head is drawn by the rim of fluid: on simulated heads it ended
-0.25 mm (b = 1000) and 0.5 mm (b = 3000) from the truth, this 0.08 and 0.12 mm.
+function of intensity tells apart. Function, receive fields and pose are fitted together, by least squares
+with Tukey weights. Mutual information of the whole head is drawn by the rim of fluid: on simulated heads it
+ended 0.25 mm (b = 1000) and 0.5 mm (b = 3000) from the truth, this 0.08 and 0.12 mm.
 
 References
 ----------

@@ -33,7 +33,7 @@ __all__ = ["Level", "Sampler", "Target", "align", "choose_points", "small_motion
 N_POSE = 6
 # Rotations enter the equations as arcs at this radius, which makes all six unknowns of a like size (mm).
 ARC_MM = 50.0
-# Unit of length of the polynomial of the gain: about the radius of a head.
+# Unit of length of the gain: about the radius of a head.
 GAIN_MM = 80.0
 # Below this step of the fastest-moving volume of a block, iterations stop.
 TOLERANCE_MM = 2e-3
@@ -41,7 +41,7 @@ TOLERANCE_MM = 2e-3
 LONGEST_STEP_MM = 6.0
 # Tukey's constant in robust standard deviations; 4.685 is 95% efficient for Gaussian residuals.
 TUKEY = 4.685
-# A pose is given up for another that fits better by this factor; less is noise of the median.
+# A pose is given up for one that fits better by this factor; less is noise.
 CLEARLY = 1.05
 FEWEST_POINTS = 100
 THIN = 4
@@ -99,7 +99,6 @@ class Sampler:
         x, y, z = (len(matrix) for matrix in matrices)
         self.lattice = Grid((x, y, z), grid.vox2ras @ np.diag([*steps, 1.0]))
         self.steps = steps
-        # Nearer to the border the smoothing lacks neighbours.
         self.margin = np.ceil(sigma / steps).astype(int)
         # grid_sample wants the last axis first and -1..1 between the centres of the outermost voxels.
         scale = 2 / np.maximum(np.asarray(self.lattice.shape)[::-1] - 1, 1)
@@ -199,8 +198,7 @@ class Target:
 
         sampler = Sampler(grid, level, device)
         # Views that run backwards, as reorientation makes them, are not for torch.
-        contiguous = np.ascontiguousarray(image, dtype=np.float32)
-        smooth = sampler.smooth(torch.as_tensor(contiguous[None], device=device))[0]
+        smooth = sampler.smooth(torch.as_tensor(np.ascontiguousarray(image[None], "f4"), device=device))[0]
         values: np.ndarray = smooth.cpu().numpy().astype(np.float64)
         index = choose_points(values, mask, sampler, level.n_points)
         points = apply_affine(sampler.lattice.vox2ras, np.stack(index, 1).astype(float))
