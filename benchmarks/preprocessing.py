@@ -62,7 +62,7 @@ STEPS: dict[str, Callable[[argparse.Namespace, Path], Rows]] = {
 def table(rows: Rows, own: str = "pds-bids") -> str:
     """Return rows as Markdown; the last column is CPU time (per item) over that of pds-bids."""
     lines = [
-        "| case | tool | n | error | p95 | same items | unit | CPU s | per item | wall s | peak MB | CPU ratio |",
+        "| case | tool | n | error | p95 | same items | unit | CPU s | each | wall s | peak MB | CPU ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     base = {row["case"]: row["cpu_s"] / row.get("n", 1) for row in rows if row["tool"] == own}

@@ -32,9 +32,8 @@ __all__ = ["Level", "Sampler", "Target", "align", "choose_points", "small_motion
 
 N_POSE = 6
 # Rotations enter the equations as arcs at this radius, which makes all six unknowns of a like size (mm).
-ARC_MM = 50.0
-# Unit of length of the gain: about the radius of a head.
-GAIN_MM = 80.0
+# The gain is a polynomial in units of about the radius of a head.
+ARC_MM, GAIN_MM = 50.0, 80.0
 # Below this step of the fastest-moving volume of a block, iterations stop.
 TOLERANCE_MM = 2e-3
 # A step longer than this comes from a linearisation that does not hold.
@@ -43,8 +42,7 @@ LONGEST_STEP_MM = 6.0
 TUKEY = 4.685
 # A pose is given up for one that fits better by this factor; less is noise.
 CLEARLY = 1.05
-FEWEST_POINTS = 100
-THIN = 4
+FEWEST_POINTS, THIN = 100, 4
 
 
 @dataclass(frozen=True)
