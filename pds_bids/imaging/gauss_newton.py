@@ -36,8 +36,7 @@ N_POSE = 6
 ARC_MM, GAIN_MM = 50.0, 80.0
 # Below this step of the fastest-moving volume of a block, iterations stop.
 TOLERANCE_MM = 2e-3
-# A step longer than this comes from a linearisation that does not hold.
-LONGEST_STEP_MM = 6.0
+LONGEST_STEP_MM = 6.0  # a longer one comes from a linearisation that does not hold
 # Tukey's constant in robust standard deviations; 4.685 is 95% efficient for Gaussian residuals.
 TUKEY = 4.685
 # A pose is given up for one that fits better by this factor; less is noise.
