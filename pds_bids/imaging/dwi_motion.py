@@ -1,54 +1,53 @@
-"""Rigid head motion of a diffusion series, by mutual information.
+"""Rigid head motion of a diffusion series: each volume is aligned to what the others predict it to be.
 
-Weighted volumes are aligned to the mean of their shell, whose contrast is theirs, and each shell mean once to
-the mean b0: the difficult registration between contrasts is then done on images with little noise.
+Weighted volumes are compared with a prediction from the other volumes of their shell, whose contrast is
+theirs, by the Gauss-Newton of BOLD. Each shell is then brought to the b0s once, by averages with little
+noise. Values and gradients are kept at some ten thousand points only: no series is resampled as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from pds_bids.exceptions import GeometryError
-from pds_bids.imaging.dwi import GradientTable
-from pds_bids.imaging.grid import Grid
+from pds_bids.exceptions import DataError, GeometryError
+from pds_bids.imaging.cross_contrast import inner_brain, refine_across
+from pds_bids.imaging.dwi import GradientTable, rotate_bvecs
+from pds_bids.imaging.dwi_model import leave_one_out_weights, mean_of_others, predict_others
+from pds_bids.imaging.gauss_newton import Level, Sampler, Target, align, choose_points
+from pds_bids.imaging.grid import Grid, apply_affine
+from pds_bids.imaging.mutual_information import MutualInformation, Schedule
 from pds_bids.imaging.realign import realigned_mean
 from pds_bids.imaging.rigid import POSE_DECIMALS, HeadMotion, grid_centre
 from pds_bids.imaging.series import Series, volume_blocks
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
+    import torch
 
 __all__ = ["estimate_dwi_motion"]
 
-# RAS+ to ITK's LPS+ and back.
-FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+COARSE = Level(6.0, 2.0, step=0.8, n_points=4_000, n_iterations=10, gain_degree=1)
+MIDDLE = Level(3.0, 1.2, step=0.8, n_points=12_000, n_iterations=6, gain_degree=1)
+FINE = Level(1.0, 0.8, step=0.8, n_points=30_000, n_iterations=5, gain_degree=1)
+# The level of each pass, and whether directions count: a model of volumes that lie apart learns their
+# displacement. Predictions change with the poses, so the finest is passed twice.
+PASSES = ((COARSE, False), (MIDDLE, False), (MIDDLE, True), (FINE, True), (FINE, True))
+SLOPPY_PASSES = PASSES[:3]
+# Share of a pull below which the system of all pulls is not trusted.
+RIDGE = 0.05
+# Volumes behind the choice of points.
+N_LOOKED_AT = 8
+# Smoothed volumes held at once.
+LATTICE_BYTES = 96 * 2**20
 
-# A rotation counts as the arc at this radius when steps are measured.
-ARM_MM = 25.0
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """Voxel sizes and smoothing (mm) from coarse to fine, voxels sampled in the head, steps per level.
-
-    No voxel size is finer than the image's own.
-    """
-
-    zooms_mm: tuple[float, ...]
-    sigma_mm: tuple[float, ...]
-    n_samples: int
-    n_steps: int
-
-
-ROUGH = _Schedule((8.0, 4.0), (4.0, 2.0), 15_000, 60)
-FINE = _Schedule((0.0,), (1.5,), 25_000, 60)
-ACROSS = _Schedule((8.0, 4.0, 0.0), (4.0, 2.0, 1.5), 60_000, 100)
+ROUGH = Schedule((8.0, 4.0), (4.0, 2.0), 15_000, 60)
+ACROSS = Schedule((8.0, 4.0, 0.0), (4.0, 2.0, 0.0), 60_000, 100)
+# Mutual information may miss by this much; a refinement that goes farther went astray.
+TRUST_MM = 1.5
 
 
 def estimate_dwi_motion(
@@ -58,6 +57,7 @@ def estimate_dwi_motion(
     *,
     is_sloppy: bool = False,
     seed: int = 1,
+    device: str = "cpu",
 ) -> HeadMotion:
     """Estimate the rigid motion of each volume, in the position of the first b0.
 
@@ -68,11 +68,13 @@ def estimate_dwi_motion(
     vox2ras : ndarray
         ``(4, 4)`` affine of a volume, mm.
     table : GradientTable
-        b0s and shells of the series.
+        b0s and shells of the series; its directions are along the RAS+ axes of the scanner.
     is_sloppy : bool
-        Stop at half resolution, for a quick look.
+        Leave out the finest level, for a quick look.
     seed : int
-        For the voxels that the metric samples. Same seed, same result: each registration runs on one thread.
+        For the voxels that the metric between b0 and shell samples. Same seed, same result.
+    device : str
+        Where torch computes.
 
     Returns
     -------
@@ -82,143 +84,175 @@ def estimate_dwi_motion(
     ------
     GeometryError
         If the table is not of the length of the series.
+    DataError
+        If the volumes have too little structure to align to.
     """
-    import SimpleITK as sitk
-
-    # The registration has its own setting, but its metric and filters follow the global one, and sums over
-    # threads differ in their last bits.
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        return _estimate(series, vox2ras, table, is_sloppy=is_sloppy, seed=seed)
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-
-
-def _estimate(
-    series: Series, vox2ras: np.ndarray, table: GradientTable, *, is_sloppy: bool, seed: int
-) -> HeadMotion:
     if series.shape[3] != len(table.bvals):
         raise GeometryError(
             f"{series.shape[3]} volumes != {len(table.bvals)} b-values: give the table of the series"
         )
-    schedules = (ROUGH,) if is_sloppy else (ROUGH, FINE)
+    grid = Grid((series.shape[0], series.shape[1], series.shape[2]), vox2ras)
+    passes = SLOPPY_PASSES if is_sloppy else PASSES
     poses = np.tile(np.eye(4), (series.shape[3], 1, 1))
     b0s = np.asarray(table.b0_volumes)
-    b0_mean = _align_group(series, vox2ras, table.b0_volumes, poses, schedules, seed, b0s[:1].tolist())
+    group = _Group(series, grid, table.bvecs, table.b0_volumes, None, device)
+    poses[b0s] = group.align(poses[b0s], passes)
+    poses[b0s] = poses[b0s] @ np.linalg.inv(poses[b0s[0]])
+    b0_mean = realigned_mean(series, vox2ras, poses, table.b0_volumes)
+    if not np.ptp(b0_mean) > 0:
+        raise DataError(
+            f"b0 has no structure: the mean of volumes {list(table.b0_volumes)} is {b0_mean.flat[0]:g} "
+            "everywhere; check the conversion, and that the b-values belong to this series"
+        )
+    head = ndimage.gaussian_filter(b0_mean, 2.0 / np.asarray(grid.zooms))
+    head = ndimage.binary_dilation(head > 0.2 * np.percentile(head, 98), iterations=2)
+    inner = inner_brain(b0_mean, grid)
     b02shell = np.eye(4)
     for shell in table.shells:
-        for k in shell.volumes:
-            poses[k] = poses[b0s[np.argmin(np.abs(b0s - k))]]
-        mean = _align_group(series, vox2ras, shell.volumes, poses, schedules, seed)
-        b02shell = _Aligner(b0_mean, vox2ras, seed).align(mean, b02shell, ACROSS)
-        poses[list(shell.volumes)] = poses[list(shell.volumes)] @ b02shell
-    return HeadMotion(np.round(poses, POSE_DECIMALS), grid_centre(Grid(b0_mean.shape, vox2ras)))
+        volumes = np.asarray(shell.volumes)
+        # The b0 nearest in time knows best where the head was.
+        nearest = b0s[np.abs(b0s[None] - volumes[:, None]).argmin(1)]
+        group = _Group(series, grid, table.bvecs, shell.volumes, head, device)
+        poses[volumes] = group.align(poses[nearest], passes)
+        mean = realigned_mean(series, vox2ras, poses, shell.volumes, order=1)
+        b02shell = _across(b0_mean, mean, grid, inner, b02shell, seed)
+        poses[volumes] = poses[volumes] @ b02shell
+    return HeadMotion(np.round(poses, POSE_DECIMALS), grid_centre(grid))
 
 
-def _align_group(
-    series: Series,
-    vox2ras: np.ndarray,
-    volumes: Sequence[int],
-    poses: np.ndarray,
-    schedules: Sequence[_Schedule],
-    seed: int,
-    first_target: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Align volumes of one contrast to their mean, write their `poses`, and return the mean.
+class _Group:
+    """Volumes of one b-value, which predict each other."""
 
-    The target of the first schedule is the mean of `first_target`, or of all; after that the realigned mean.
-    """
-    target = realigned_mean(series, vox2ras, poses, first_target or volumes, order=1)
-    if len(volumes) == 1:
-        return target
-    for schedule in schedules:
-        aligner = _Aligner(target, vox2ras, seed)
-        for index, block in volume_blocks(series, volumes):
-            for position, k in enumerate(index.tolist()):
-                poses[k] = aligner.align(block[..., position], poses[k], schedule)
-        target = realigned_mean(series, vox2ras, poses, volumes, order=3)
-    return target
+    def __init__(
+        self,
+        series: Series,
+        grid: Grid,
+        bvecs: np.ndarray,
+        volumes: Sequence[int],
+        mask: np.ndarray | None,
+        device: str,
+    ) -> None:
+        self._series, self._grid, self._mask, self._device = series, grid, mask, device
+        self._volumes = np.asarray(volumes)
+        self._bvecs = bvecs[self._volumes]
 
+    def align(self, poses: np.ndarray, passes: Sequence[tuple[Level, bool]]) -> np.ndarray:
+        """Return the ``(n, 4, 4)`` poses of the group, found from `poses`, in a position of its own."""
+        import torch
 
-class _Aligner:
-    """Rigid registration of volumes to one fixed volume by Mattes mutual information."""
+        if len(self._volumes) < 2:
+            return poses
+        with torch.inference_mode():
+            level = None
+            for coming, is_modelled in passes:
+                if coming is not level:
+                    level, sampler = coming, Sampler(self._grid, coming, self._device)
+                    points = self._points(sampler, level, poses)
+                poses = self._pass(sampler, level, points, poses, is_modelled=is_modelled)
+        return poses
 
-    def __init__(self, fixed: np.ndarray, vox2ras: np.ndarray, seed: int) -> None:
-        self._vox2ras = np.asarray(vox2ras, float)
-        self._seed = seed
-        self._zoom = float(np.cbrt(np.abs(np.linalg.det(self._vox2ras[:3, :3]))))
-        self._fixed = self._image(fixed)
-        # Away from the head there is only noise, which costs time and pulls towards zero motion.
-        head = ndimage.gaussian_filter(fixed, 1.5) > 0.15 * np.percentile(fixed, 98)
-        head = ndimage.binary_dilation(head, iterations=2)
-        self._n_head = int(head.sum())
-        self._mask = self._image(head.astype(np.uint8))
-        centre_ras = vox2ras[:3, :3] @ ndimage.center_of_mass(head) + vox2ras[:3, 3]
-        self._centre_lps = (FLIP[:3, :3] @ centre_ras).tolist()
+    def _pass(
+        self, sampler: Sampler, level: Level, points: np.ndarray, poses: np.ndarray, *, is_modelled: bool
+    ) -> np.ndarray:
+        """Predict all volumes from where they are now, and align each to its prediction."""
+        values, slopes = self._read(sampler, points, poses)
+        weights = mean_of_others(len(poses))
+        if is_modelled:
+            weights = leave_one_out_weights(rotate_bvecs(self._bvecs, poses), values[:, ::4])
+        values, slopes = predict_others(weights, values, slopes)
+        moved = poses.copy()
+        for part, images in self._smoothed(sampler):
+            target = Target(
+                sampler, level, points, values[part].astype(float), slopes[part], grid_centre(self._grid)
+            )
+            moved[part] = align(target, images, poses[part])
+        return _reconcile(weights, poses, moved)
 
-    def align(self, moving: np.ndarray, start: np.ndarray, schedule: _Schedule) -> np.ndarray:
-        """Return the ``(4, 4)`` point map from the fixed to the moving volume, found from `start`."""
-        import SimpleITK as sitk
+    def _points(self, sampler: Sampler, level: Level, poses: np.ndarray) -> np.ndarray:
+        """Return points of the head with structure in the mean of some volumes, ``(P, 3)`` mm."""
+        import torch
 
-        transform = self._transform(start)
-        method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMattesMutualInformation(32)
-        method.SetMetricFixedMask(self._mask)
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        shrink = [max(1, round(zoom / self._zoom)) for zoom in schedule.zooms_mm]
-        # The share counts voxels of the thinned grid, in the head and outside alike.
-        share = [min(1.0, schedule.n_samples * k**3 / self._n_head) for k in shrink]
-        method.SetMetricSamplingPercentagePerLevel(share, self._seed)
-        method.SetInterpolator(sitk.sitkLinear)
-        method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=1.0,
-            minStep=1e-3,
-            numberOfIterations=schedule.n_steps,
-            relaxationFactor=0.6,
-            gradientMagnitudeTolerance=1e-8,
+        some = self._volumes[np.unique(np.linspace(0, len(poses) - 1, N_LOOKED_AT).round().astype(int))]
+        all_poses = np.tile(np.eye(4), (self._series.shape[3], 1, 1))
+        all_poses[self._volumes] = poses
+        mean = realigned_mean(self._series, self._grid.vox2ras, all_poses, some.tolist(), order=1)
+        values = sampler.smooth(torch.as_tensor(np.ascontiguousarray(mean[None]), device=self._device))
+        index = choose_points(values[0].cpu().numpy().astype(float), self._mask, sampler, level.n_points)
+        return apply_affine(sampler.lattice.vox2ras, np.stack(index, 1).astype(float))
+
+    def _read(self, sampler: Sampler, points: np.ndarray, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the volumes in their poses at the points, ``(n, P)``, and their gradients, ``(n, P, 3)``."""
+        import torch
+
+        values = np.empty((len(poses), len(points)), np.float32)
+        slopes = np.empty((len(poses), len(points), 3), np.float32)
+        reach_mm = float(min(sampler.lattice.zooms))
+        ahead, behind = (
+            [self._homogeneous(points + sign * reach_mm * axis) for axis in np.eye(3)] for sign in (1, -1)
         )
-        # ITK's scales from physical shift left a near-ellipsoid turned by 1 degree (0.85 mm; these 0.07 mm).
-        method.SetOptimizerScales([ARM_MM**2] * 3 + [1.0] * 3)
-        method.SetShrinkFactorsPerLevel(shrink)
-        method.SetSmoothingSigmasPerLevel(schedule.sigma_mm)
-        method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-        method.SetInitialTransform(transform, inPlace=True)
-        # Sums over threads depend on their number.
-        method.SetNumberOfThreads(1)
-        method.Execute(self._fixed, self._image(moving))
-        return self._matrix(transform)
+        here = self._homogeneous(points)
+        for part, images in self._smoothed(sampler):
+            values[part] = sampler.read(images, here, poses[part])[0].cpu().numpy()
+            rises = [
+                sampler.read(images, a, poses[part])[0] - sampler.read(images, b, poses[part])[0]
+                for a, b in zip(ahead, behind, strict=True)
+            ]
+            slopes[part] = (torch.stack(rises, 2) / (2 * reach_mm)).cpu().numpy()
+        return values, slopes
 
-    def _image(self, data: np.ndarray) -> sitk.Image:
-        """Return the ITK image of an array in RAS+ space."""
-        import SimpleITK as sitk
+    def _smoothed(self, sampler: Sampler) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield the smoothed volumes of the group in small blocks, and which they are."""
+        import torch
 
-        image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
-        columns = (FLIP @ self._vox2ras)[:3]
-        zooms = np.linalg.norm(columns[:, :3], axis=0)
-        left, _, right = np.linalg.svd(columns[:, :3] / zooms)
-        image.SetSpacing(zooms.tolist())
-        image.SetOrigin(columns[:, 3].tolist())
-        image.SetDirection((left @ right).ravel().tolist())
-        return image
+        size = max(1, LATTICE_BYTES // sampler.bytes_per_volume)
+        done = 0
+        for index, block in volume_blocks(self._series, self._volumes.tolist()):
+            for start in range(0, len(index), size):
+                some = np.ascontiguousarray(np.moveaxis(block[..., start : start + size], 3, 0))
+                yield (
+                    slice(done, done + len(some)),
+                    sampler.smooth(torch.as_tensor(some, device=self._device)),
+                )
+                done += len(some)
 
-    def _transform(self, start: np.ndarray) -> sitk.Euler3DTransform:
-        """Return the ITK transform of a point map in RAS+."""
-        import SimpleITK as sitk
+    def _homogeneous(self, points: np.ndarray) -> torch.Tensor:
+        import torch
 
-        lps = FLIP @ start @ FLIP
-        centre = np.asarray(self._centre_lps)
-        transform = sitk.Euler3DTransform()
-        transform.SetCenter(self._centre_lps)
-        transform.SetMatrix(lps[:3, :3].ravel().tolist(), 1e-6)
-        transform.SetTranslation((lps[:3, :3] @ centre + lps[:3, 3] - centre).tolist())
-        return transform
+        columns = np.column_stack([points, np.ones(len(points))])
+        return torch.as_tensor(columns, dtype=torch.float32, device=self._device)
 
-    def _matrix(self, transform: sitk.Euler3DTransform) -> np.ndarray:
-        """Return the RAS+ point map of an ITK transform, exactly rigid."""
-        turn = Rotation.from_matrix(np.reshape(transform.GetMatrix(), (3, 3))).as_matrix()
-        centre = np.asarray(self._centre_lps)
-        lps = np.eye(4)
-        lps[:3, :3] = turn
-        lps[:3, 3] = np.asarray(transform.GetTranslation()) + centre - turn @ centre
-        return FLIP @ lps @ FLIP
+
+def _across(
+    b0: np.ndarray, mean: np.ndarray, grid: Grid, inner: np.ndarray, start: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return the point map from the b0s to a shell."""
+    coarse = MutualInformation(b0, grid.vox2ras, seed)
+    rough = coarse.align(mean, start, ROUGH)
+    try:
+        fine = refine_across(b0, mean, grid, inner, rough)
+    except DataError:
+        fine = None
+    if fine is not None:
+        points = grid_centre(grid) + np.concatenate([50 * np.eye(3), -50 * np.eye(3)])
+        far = np.linalg.norm(apply_affine(fine, points) - apply_affine(rough, points), axis=1).max()
+        if far <= TRUST_MM:
+            return fine
+    # No brain to look into (an object, a slab): the metric that needs none.
+    return coarse.align(mean, rough, ACROSS)
+
+
+def _reconcile(weights: np.ndarray, poses: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Return poses ``(n, 4, 4)`` in which all volumes agree, from where each one's prediction pulled it.
+
+    A volume whose error is ``x_k`` is pulled by ``d_k = sum_j w_kj x_j - x_k``: its prediction inherits the
+    errors of the others. Small motions add, so all errors follow from all pulls by one linear system. What it
+    hardly determines, such as a displacement common to all, is left as it is by the ridge.
+    """
+    way = np.linalg.inv(poses) @ moved
+    pulls = np.concatenate([Rotation.from_matrix(way[:, :3, :3]).as_rotvec(), way[:, :3, 3]], axis=1)
+    system = np.eye(len(weights)) - weights
+    error = -np.linalg.solve(system.T @ system + RIDGE**2 * np.eye(len(weights)), system.T @ pulls)
+    step = np.tile(np.eye(4), (len(way), 1, 1))
+    step[:, :3, :3] = Rotation.from_rotvec(-error[:, :3]).as_matrix()
+    step[:, :3, 3] = -error[:, 3:]
+    return poses @ step
