@@ -212,6 +212,7 @@ class _GroupB0sInputSpec(BaseInterfaceInputSpec):
 
 class _GroupB0sOutputSpec(TraitedSpec):
     out_files = traits.List(File(), desc="mean b0 of each group in its own reference")
+    first = File(desc="that of group 0")
 
 
 class GroupB0s(SimpleInterface):
@@ -232,6 +233,7 @@ class GroupB0s(SimpleInterface):
             )
             for group in np.unique(groups)
         ]
+        self._results["first"] = self._results["out_files"][0]
         return runtime
 
 

@@ -171,7 +171,12 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         precomputed=precomputed,
         notes=session.notes,
     )
-    report_wf = init_series_report_wf(read, config.output_dir, fd_spike_threshold=config.fd_spike_threshold)
+    report_wf = init_series_report_wf(
+        read,
+        config.output_dir,
+        fd_spike_threshold=config.fd_spike_threshold,
+        has_fieldmap=session.fieldmap(series.modality) is not None,
+    )
     maps = []
     if series.modality is Modality.DWI:
         maps.append(init_dwi_maps_wf(mem_gb=timeseries_mem_gb(read)))

@@ -84,6 +84,8 @@ def init_bold_wf(
     distortion, fieldmap, distortion_quality
         Where a fieldmap is there: what resampling needs (undefined when the field failed its checks), the
         field in Hz, and the verdict.
+    distorted, corrected
+        The mean before and after, for the report.
     """
     workflow = pe.Workflow(name=name)
     inputnode = identity(["t1w", "t1w_mask"], name="inputnode")
@@ -127,6 +129,7 @@ def init_bold_wf(
             (inputnode, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
             (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
             (distortion_wf, outputnode, DISTORTION_OUTPUTS),
+            (raw_mean, outputnode, [("out_file", "distorted")]),
         ])  # fmt: skip
     return workflow
 

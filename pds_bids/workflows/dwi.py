@@ -77,7 +77,9 @@ def init_dwi_wf(
 
     Outputs
     -------
-    series, starts, motion, head_motion, mask, bias, scale, distortion, fieldmap, distortion_quality
+    series, starts, motion, head_motion, mask, bias, scale
+        As for BOLD.
+    distortion, fieldmap, distortion_quality, distorted, corrected
         As for BOLD.
     gradients
         Checked table in scanner RAS+.
@@ -175,6 +177,7 @@ def _connect_fieldmap(
         (hmc, raw_mean, [("motion", "motion")]),
         (gradients, raw_mean, [("gradients", "gradients")]),
         (raw_mean, distortion_wf, [("b0_file", "inputnode.distorted_mean")]),
+        (raw_mean, workflow.get_node("outputnode"), [("b0_file", "distorted")]),
     ])  # fmt: skip
     return hmc, gradients
 
@@ -198,6 +201,7 @@ def _connect_pair(
         (hmc, distortion_wf, [("motion", "inputnode.motion")]),
         (gradients, means, [("gradients", "gradients")]),
         (means, distortion_wf, [("out_files", "inputnode.b0_files")]),
+        (means, workflow.get_node("outputnode"), [("first", "distorted")]),
         (gradients, leave_out, [("gradients", "gradients")]),
         (distortion_wf, leave_out, [("outputnode.volumes", "volumes")]),
         (distortion_wf, joined, [("outputnode.motion", "motion")]),

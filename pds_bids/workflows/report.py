@@ -6,6 +6,7 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.names import output_path
 from pds_bids.bids.series import Series
+from pds_bids.interfaces.distortion_figure import DistortionFigure
 from pds_bids.interfaces.figures import (
     GradientFigure,
     MaskFigure,
@@ -20,6 +21,16 @@ from pds_bids.workflows.nodes import identity
 
 __all__ = ["init_anat_figure", "init_series_report_wf", "init_synthetic_report_wf"]
 
+# What the figure of the distortion takes, under the names of `DistortionFigure`.
+DISTORTION_FIELDS = {
+    "distorted": "before",
+    "corrected": "after",
+    "fieldmap": "hz",
+    "distortion_quality": "qc",
+    "t1w": "t1w",
+    "t1w_mask": "t1w_mask",
+    "t1w2epi": "t1w2epi",
+}
 MEAN_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean DWI"}
 ANCHOR_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean b = 0 image"}
 
@@ -32,9 +43,14 @@ def init_anat_figure(session: SessionPlan, output_dir: Path) -> pe.Node:
 
 
 def init_series_report_wf(
-    series: Series, output_dir: Path, *, fd_spike_threshold: float, name: str = "report_wf"
+    series: Series,
+    output_dir: Path,
+    *,
+    fd_spike_threshold: float,
+    has_fieldmap: bool = False,
+    name: str = "report_wf",
 ) -> pe.Workflow:
-    """Build the figures of an acquired series: mask, registration, motion, gradients.
+    """Build the figures of an acquired series: mask, registration, motion, distortion, gradients, tensor.
 
     Parameters
     ----------
@@ -44,6 +60,8 @@ def init_series_report_wf(
         Derivative dataset.
     fd_spike_threshold : float
         mm, drawn as a line.
+    has_fieldmap : bool
+        Whether distortion was to be corrected.
     name : str
         Name of the workflow.
 
@@ -59,6 +77,8 @@ def init_series_report_wf(
         From `FetchTemplate`.
     fa, md
         DWI, from `init_dwi_maps_wf`.
+    distorted, corrected, fieldmap, distortion_quality, t1w, t1w_mask, t1w2epi
+        Where distortion was to be corrected.
     """
     workflow = pe.Workflow(name=name)
     fields = [
@@ -76,7 +96,7 @@ def init_series_report_wf(
         "fa",
         "md",
     ]
-    inputnode = identity(fields, name="inputnode")
+    inputnode = identity([*fields, *DISTORTION_FIELDS], name="inputnode")
     anchor, label = ANCHOR_NAMES[series.modality], series.label
     mask = pe.Node(
         MaskFigure(
@@ -109,6 +129,15 @@ def init_series_report_wf(
         (inputnode, motion, [("anchor", "reference"), ("head_motion", "motion"), ("starts", "starts")]),
         (inputnode, motion, [("segments", "segments"), ("censored", "censored")]),
     ])  # fmt: skip
+    if has_fieldmap:
+        distortion = pe.Node(
+            DistortionFigure(
+                figure=_figure(output_dir, series, "sdc", ".png"), title=f"Distortion correction {label}"
+            ),
+            name="distortion_figure",
+            mem_gb=0.5,
+        )
+        workflow.connect([(inputnode, distortion, list(DISTORTION_FIELDS.items()))])
     if series.modality is Modality.DWI:
         gradients = pe.Node(
             GradientFigure(

@@ -33,6 +33,8 @@ SERIES_FIELDS = [
     "distortion",
     "fieldmap",
     "distortion_quality",
+    "distorted",
+    "corrected",
     "denoise_notes",
     "mean",
     "b0",
@@ -47,6 +49,7 @@ DISTORTION_OUTPUTS = [
     ("outputnode.distortion", "distortion"),
     ("outputnode.hz", "fieldmap"),
     ("outputnode.qc", "distortion_quality"),
+    ("outputnode.corrected", "corrected"),
 ]
 
 

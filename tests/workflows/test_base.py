@@ -1,9 +1,11 @@
 """The graph against a list of its nodes that is kept in the repository, so that a change shows in review."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pds_bids.bids.fieldmaps import EchoPlanar, Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
 from pds_bids.config import RunConfig
 from pds_bids.modalities import Direction, Modality
@@ -31,6 +33,36 @@ def make_plan(folder, modalities, *, with_t1w, directions):
     return Plan("test", folder, "both", (session,))
 
 
+def everything(folder):
+    """Echoes, a fieldmap, two directions, denoising, a T1w image: each node that is not always there."""
+    plan = make_plan(folder, list(Modality), with_t1w=True, directions=tuple(Direction))
+    session = plan.sessions[0]
+    other = folder / "sub-01_dir-PA_dwi.nii.gz"
+    echo = folder / "sub-01_echo-2_bold.nii.gz"
+    phase = folder / "sub-01_phasediff.nii.gz"
+    for path in (other, echo, phase):
+        path.touch()
+    timed = [replace(session.bold, metadata={"EchoTime": 0.03}) for _ in range(2)]
+    timed[1] = replace(timed[1], path=echo, metadata={"EchoTime": 0.05})
+    bold = replace(session.bold, echoes=tuple(timed), n_volumes=4)
+    dwi = replace(session.dwi, n_volumes=7, metadata={"PhaseEncodingDirection": "j-"})
+    partner = replace(dwi, path=other, metadata={"PhaseEncodingDirection": "j"})
+    own = EchoPlanar(bold.path, "j", 0.05)
+    gradient_echo = Fieldmap(FieldmapKind.PHASEDIFF, "IntendedFor", own, (phase,), magnitude=phase)
+    pair = Fieldmap(
+        FieldmapKind.DWI_PAIR, "same session", EchoPlanar(dwi.path, "j-", 0.05),
+        epis=(EchoPlanar(other, "j", 0.05),), partner=partner,
+    )  # fmt: skip
+    session = replace(
+        session,
+        bold=bold,
+        dwi=replace(dwi, joined=(partner,)),
+        bold_fieldmap=gradient_echo,
+        dwi_fieldmap=pair,
+    )
+    return replace(plan, sessions=(session,))
+
+
 CASES = {
     "bold_with_t1w": ([Modality.BOLD], True, (Direction.BOLD2DWI,)),
     "dwi_alone": ([Modality.DWI], False, (Direction.DWI2BOLD,)),
@@ -50,12 +82,28 @@ def test_nodes_of_the_expanded_graph(tmp_path, name):
     assert nodes == (GRAPHS / f"{name}.txt").read_text().split()
 
 
-def test_every_mandatory_input_is_connected_or_set(tmp_path):
+def test_nodes_that_are_not_always_there(tmp_path):
+    (tmp_path / "data").mkdir()
+    plan = everything(tmp_path / "data")
+    config = make_config(tmp_path, denoise_method="mppca")
+    graph = init_pds_bids_wf(plan, config)._create_flat_graph()
+    nodes = sorted(f"{node.fullname}" for node in graph.nodes())
+    assert nodes == (GRAPHS / "everything.txt").read_text().split()
+
+
+def make_config(folder, **options):
+    return RunConfig(bids_dir=folder / "data", output_dir=folder / "out", work_dir=folder / "work", **options)
+
+
+@pytest.mark.parametrize("has_everything", [False, True])
+def test_every_mandatory_input_is_connected_or_set(tmp_path, has_everything):
     """A node whose mandatory input nobody gives would fail after minutes, not now."""
     (tmp_path / "data").mkdir()
     modalities, _, directions = CASES["both"]
     plan = make_plan(tmp_path / "data", modalities, with_t1w=True, directions=directions)
-    config = RunConfig(bids_dir=tmp_path / "data", output_dir=tmp_path / "out", work_dir=tmp_path / "work")
+    if has_everything:
+        plan = everything(tmp_path / "data")
+    config = make_config(tmp_path, denoise_method="mppca" if has_everything else "none")
     from nipype.interfaces.base import isdefined
     from nipype.pipeline.engine.utils import generate_expanded_graph
 
