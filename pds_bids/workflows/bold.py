@@ -128,7 +128,8 @@ def init_bold_wf(
             (raw_mean, distortion_wf, [("out_file", "inputnode.distorted_mean")]),
             (inputnode, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
             (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
-            (distortion_wf, outputnode, DISTORTION_OUTPUTS),
+            # A list of its own: Nipype takes it apart.
+            (distortion_wf, outputnode, list(DISTORTION_OUTPUTS)),
             (raw_mean, outputnode, [("out_file", "distorted")]),
         ])  # fmt: skip
     return workflow

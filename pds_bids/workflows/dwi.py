@@ -129,7 +129,8 @@ def init_dwi_wf(
         workflow.connect([
             (identity_inputs, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
             (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
-            (distortion_wf, outputnode, DISTORTION_OUTPUTS),
+            # A list of its own: Nipype takes it apart.
+            (distortion_wf, outputnode, list(DISTORTION_OUTPUTS)),
         ])  # fmt: skip
         is_pair = fieldmap.kind is FieldmapKind.DWI_PAIR
         add = _connect_pair if is_pair else _connect_fieldmap

@@ -45,12 +45,12 @@ SERIES_FIELDS = [
 ]
 
 # What the estimate of a field hands on, under the names of a series.
-DISTORTION_OUTPUTS = [
+DISTORTION_OUTPUTS = (
     ("outputnode.distortion", "distortion"),
     ("outputnode.hz", "fieldmap"),
     ("outputnode.qc", "distortion_quality"),
     ("outputnode.corrected", "corrected"),
-]
+)
 
 
 def init_registration_wf(
