@@ -16,7 +16,17 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from pds_bids import __version__
 from pds_bids.exceptions import UsageError
-from pds_bids.modalities import DenoiseMethod
+from pds_bids.options import (
+    AnalysisLevel,
+    DenoiseMethod,
+    Device,
+    EchoCombination,
+    Ignore,
+    Runs,
+    SegmentScheme,
+    Synthesize,
+    UnringingMethod,
+)
 
 __all__ = [
     "DERIVATIVES",
@@ -49,65 +59,6 @@ DERIVATIVES = ("fmriprep", "qsiprep")
 
 # More threads than this in one process cost more in waiting than they gain.
 MAX_OMP_NTHREADS = 8
-
-
-class AnalysisLevel(StrEnum):
-    """What is processed in one call."""
-
-    PARTICIPANT = "participant"
-
-
-class Synthesize(StrEnum):
-    """Which modality is to be synthesised."""
-
-    MISSING = "missing"
-    BOLD = "bold"
-    DWI = "dwi"
-    BOTH = "both"
-
-
-class Device(StrEnum):
-    """Where the network runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class SegmentScheme(StrEnum):
-    """How the gradient directions of a diffusion series are cut into segments."""
-
-    BALANCED = "balanced"
-    CONTIGUOUS = "contiguous"
-
-
-class Runs(StrEnum):
-    """What happens when a session has several runs of a modality."""
-
-    ONE = "one"
-    AVERAGE = "average"
-    SEPARATE = "separate"
-
-
-class EchoCombination(StrEnum):
-    """What is made of the echoes of a multi-echo BOLD series."""
-
-    T2STAR = "t2star"
-    MEAN = "mean"
-    ONE = "one"
-
-
-class UnringingMethod(StrEnum):
-    """How Gibbs ringing is removed from a diffusion series."""
-
-    NONE = "none"
-    GIBBS = "gibbs"
-
-
-class Ignore(StrEnum):
-    """What of a dataset is not used although it is there."""
-
-    FIELDMAPS = "fieldmaps"
 
 
 def available_cpus() -> int:

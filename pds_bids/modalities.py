@@ -7,7 +7,6 @@ __all__ = [
     "CONTRASTS",
     "MODALITIES",
     "Contrast",
-    "DenoiseMethod",
     "Direction",
     "Modality",
     "ModalitySpec",
@@ -42,14 +41,6 @@ class Contrast(StrEnum):
     BOLD = "bold"
     DWI = "dwi"
     B0 = "b0"
-
-
-class DenoiseMethod(StrEnum):
-    """How noise is removed from a diffusion series before anything else."""
-
-    NONE = "none"
-    MPPCA = "mppca"
-    PATCH2SELF = "patch2self"
 
 
 CONTRASTS: tuple[Contrast, ...] = tuple(Contrast)

@@ -15,7 +15,7 @@ from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.masks import head_mask
 from pds_bids.imaging.series import Series, volume_blocks
-from pds_bids.modalities import DenoiseMethod
+from pds_bids.options import DenoiseMethod
 
 __all__ = [
     "Denoised",

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
 from pds_bids.exceptions import DataError, GeometryError, UsageError
+from pds_bids.options import SegmentScheme
 
 __all__ = [
-    "DwiScheme",
     "Segment",
     "SegmentRow",
     "bold_segments",
@@ -22,13 +21,6 @@ __all__ = [
 SAME_DIRECTION = 0.01
 # Random starts of the exchange search beside the order of acquisition; more did not lower the energy.
 RANDOM_STARTS = 4
-
-
-class DwiScheme(StrEnum):
-    """How diffusion-weighted volumes are dealt to segments."""
-
-    BALANCED = "balanced"
-    CONTIGUOUS = "contiguous"
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def dwi_segments(
     bvals: np.ndarray,
     bvecs: np.ndarray,
     n_segments: int,
-    scheme: DwiScheme | str = DwiScheme.BALANCED,
+    scheme: SegmentScheme | str = SegmentScheme.BALANCED,
     *,
     b0_threshold: float = 50.0,
     min_volumes: int = 1,
@@ -146,7 +138,7 @@ def dwi_segments(
         ``(N, 3)`` unit vectors in any one frame (a rotation of all of them changes nothing).
     n_segments : int
         Segments wanted; fewer are made when there are fewer weighted volumes.
-    scheme : DwiScheme
+    scheme : SegmentScheme
         ``balanced``: each segment gets a like spread of directions, by the electrostatic energy of pairs of
         directions and their antipodes, and each shell is shared out evenly.
         ``contiguous``: in order of acquisition.
@@ -177,14 +169,14 @@ def dwi_segments(
     bvals, bvecs = np.asarray(bvals, float), np.asarray(bvecs, float)
     if bvecs.shape != (bvals.size, 3):
         raise GeometryError(f"bvecs {bvecs.shape} for {bvals.size} b-values: expected ({bvals.size}, 3)")
-    if scheme not in list(DwiScheme):
-        raise UsageError(f"DWI segment scheme {scheme!r}: expected one of {[str(s) for s in DwiScheme]}")
+    if scheme not in list(SegmentScheme):
+        raise UsageError(f"DWI segment scheme {scheme!r}: expected one of {[str(s) for s in SegmentScheme]}")
     is_b0 = bvals <= b0_threshold
     weighted, b0s = np.flatnonzero(~is_b0), np.flatnonzero(is_b0)
     if weighted.size == 0:
         raise DataError(f"no volume with b > {b0_threshold:g} among {bvals.size}: nothing to average")
     count = _count(weighted.size, n_segments, min_volumes)
-    if scheme == DwiScheme.CONTIGUOUS:
+    if scheme == SegmentScheme.CONTIGUOUS:
         label = np.repeat(np.arange(count), [p.size for p in np.array_split(weighted, count)])
         b0_parts = np.array_split(b0s, count)
     else:

@@ -33,7 +33,7 @@ from pds_bids.interfaces.images import (
 )
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import read_template
-from pds_bids.modalities import DenoiseMethod
+from pds_bids.options import DenoiseMethod
 from pds_bids.template import MODEL_GRID, load_template
 
 __all__ = ["DenoiseDWI", "FieldOfView", "TensorFit"]

@@ -14,7 +14,7 @@ from pds_bids.imaging.dwi_denoise import (
     slice_axis_ras,
 )
 from pds_bids.imaging.dwi_maps import tensor_maps
-from pds_bids.modalities import DenoiseMethod
+from pds_bids.options import DenoiseMethod
 from pds_bids.phantom.gradients import spread_directions
 
 SIGMA = 25.0

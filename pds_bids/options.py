@@ -1,0 +1,82 @@
+"""The options that are a choice of several, by name."""
+
+from enum import StrEnum
+
+__all__ = [
+    "AnalysisLevel",
+    "DenoiseMethod",
+    "Device",
+    "EchoCombination",
+    "Ignore",
+    "Runs",
+    "SegmentScheme",
+    "Synthesize",
+    "UnringingMethod",
+]
+
+
+class AnalysisLevel(StrEnum):
+    """What is processed in one call."""
+
+    PARTICIPANT = "participant"
+
+
+class Synthesize(StrEnum):
+    """Which modality is to be synthesised."""
+
+    MISSING = "missing"
+    BOLD = "bold"
+    DWI = "dwi"
+    BOTH = "both"
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class SegmentScheme(StrEnum):
+    """How the gradient directions of a diffusion series are cut into segments."""
+
+    BALANCED = "balanced"
+    CONTIGUOUS = "contiguous"
+
+
+class Runs(StrEnum):
+    """What happens when a session has several runs of a modality."""
+
+    ONE = "one"
+    AVERAGE = "average"
+    SEPARATE = "separate"
+
+
+class EchoCombination(StrEnum):
+    """What is made of the echoes of a multi-echo BOLD series."""
+
+    T2STAR = "t2star"
+    MEAN = "mean"
+    ONE = "one"
+
+
+class UnringingMethod(StrEnum):
+    """How Gibbs ringing is removed from a diffusion series."""
+
+    NONE = "none"
+    GIBBS = "gibbs"
+
+
+class Ignore(StrEnum):
+    """What of a dataset is not used although it is there."""
+
+    FIELDMAPS = "fieldmaps"
+
+
+class DenoiseMethod(StrEnum):
+    """How noise is removed from a diffusion series before anything else."""
+
+    NONE = "none"
+    MPPCA = "mppca"
+    PATCH2SELF = "patch2self"
