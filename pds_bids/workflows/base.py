@@ -169,7 +169,7 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         output_dir=config.output_dir,
         has_t1w=has_t1w,
         precomputed=precomputed,
-        notes=session.notes,
+        notes=_remarks(session, series.modality),
     )
     report_wf = init_series_report_wf(
         read,
@@ -185,6 +185,17 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         workflow, [inputnode, *sources, segments_wf, *maps, derivatives_wf, report_wf, outputnode]
     )
     return workflow
+
+
+def _remarks(session: SessionPlan, modality: Modality) -> list[str]:
+    """Return what the quality file of one modality should say of the plan: its own shortcomings."""
+    other = f"{modality.other.upper()}:"
+    is_listing_or_good = ("\n", "distortion is corrected with")
+    return [
+        note
+        for note in session.notes
+        if not note.startswith(other) and not any(part in note for part in is_listing_or_good)
+    ]
 
 
 def _source_stages(
