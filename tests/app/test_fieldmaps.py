@@ -59,7 +59,7 @@ def distorted(cohort, tmp_path_factory):
     points = apply_affine(image.affine, np.moveaxis(np.indices(image.shape[:3], dtype=float), 0, -1))
     magnitude = bold.mean(3)
     # Where there is no signal the phase is noise.
-    noise = 0.05 * magnitude.max() / np.maximum(magnitude, 1e-3 * magnitude.max())
+    noise = 0.02 * magnitude.max() / np.maximum(magnitude, 1e-3 * magnitude.max())
     phase = 2 * np.pi * ECHO_DIFFERENCE_S * (field_hz(points) + 40)
     phase += noise * np.random.default_rng(0).normal(size=phase.shape)
     wrapped = (phase + np.pi) % (2 * np.pi) - np.pi
@@ -125,8 +125,9 @@ def test_the_field_is_the_planted_one(corrected):
     for pattern, limit_hz in (("sub-01/func/*_fieldmap.nii.gz", 3.0), ("sub-02/dwi/*_fieldmap.nii.gz", 6.0)):
         field, affine = native(corrected, pattern)
         truth = field_hz(apply_affine(affine, np.moveaxis(np.indices(field.shape, dtype=float), 0, -1)))
-        folder = pattern.rsplit("/", 1)[0]
-        inside = native(corrected, f"{folder}/sub-*[!s]_desc-brain_mask.nii.gz")[0] > 0
+        masks = corrected.glob(pattern.rsplit("/", 1)[0] + "/*_desc-brain_mask.nii.gz")
+        mask = next(path for path in masks if "_space-" not in path.name)
+        inside = np.asarray(nib.load(mask).dataobj) > 0
         difference = (field - truth)[inside]
         # A constant is a shift of the whole head, which the registration takes up.
         assert np.abs(difference - np.median(difference)).mean() < limit_hz, pattern
