@@ -151,5 +151,6 @@ def test_contrasts_are_aligned_inside_the_brain(head, make_grid, displacement):
     # Another function of intensity, not monotonic, seen after a motion.
     there = head(apply_affine(np.linalg.inv(pose), grid.points()))
     moving = 500 * np.exp(-((there - 0.9) ** 2) / 0.2) * (there > 0.05)
-    found = refine_across(b0, moving, grid, inner_brain(b0, grid), np.eye(4))
+    found, discarded = refine_across(b0, moving, grid, inner_brain(b0, grid), np.eye(4))
+    assert discarded < 0.05
     assert displacement([found], [pose])[0] < 0.2
