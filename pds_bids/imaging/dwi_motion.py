@@ -56,11 +56,11 @@ N_PARTS, TRIMMED = 15, 0.25
 WITHIN = Schedule((0.0,), (1.5,), 25_000, 60)
 ROUGH = Schedule((8.0, 4.0), (4.0, 2.0), 15_000, 60)
 ACROSS = Schedule((0.0,), (1.5,), 60_000, 60)
-# Few noisy volumes of strong contrast leave the start of a volume wrong by 2 mm; what goes farther went astray.
+# Strong contrast and few directions leave the start of a volume wrong by 2 mm; this far is astray.
 ASTRAY_MM = 5.0
 # A regression this far from mutual information, whose own errors are within 0.7 mm, went astray.
 TRUST_MM = 1.5
-# Mutual information and regression inside the brain were at most this far apart where the regression was right.
+# Mutual information and regression were at most this far apart where the regression was right.
 DISAGREE_MM = 1.0
 # Share of the points inside the brain that the regression discards. At most 1% on simulated heads, 3% on a
 # real series, 6% and more where intensities were no function of each other and the result was 0.3 mm off.
@@ -250,9 +250,7 @@ def _robust_mean(series: Series, grid: Grid, poses: np.ndarray, volumes: Sequenc
     return np.asarray(stats.trim_mean(means, TRIMMED, axis=0), np.float32)
 
 
-def _to_mean(
-    series: Series, grid: Grid, poses: np.ndarray, volumes: Sequence[int], seed: int
-) -> np.ndarray:
+def _to_mean(series: Series, grid: Grid, poses: np.ndarray, volumes: Sequence[int], seed: int) -> np.ndarray:
     """Return the ``(n, 4, 4)`` poses of volumes of a shell, each aligned to the mean of all."""
     mutual = MutualInformation(_robust_mean(series, grid, poses, volumes), grid.vox2ras, seed)
     found = poses[list(volumes)]
@@ -271,8 +269,8 @@ def _across(
 ) -> np.ndarray:
     """Return the point map from the b0s to a shell: by regression, unless it contradicts mutual information.
 
-    Mutual information has a bias of 0.2 to 0.7 mm on heads, but does not fail; the regression has 0.1 mm, where
-    its model holds.
+    Mutual information has a bias of 0.2 to 0.7 mm on heads, but does not fail; the regression has 0.1 mm,
+    where its model holds.
     """
     mutual = MutualInformation(b0, grid.vox2ras, seed)
     check = mutual.align(mean, mutual.align(mean, start, ROUGH), ACROSS)
@@ -285,8 +283,8 @@ def _across(
     far_mm = _distance_mm(fine, check, grid)
     if far_mm > TRUST_MM or discarded > MOST_DISCARDED:
         _LOGGER.warning(
-            "offset of shell to b0 by mutual information alone, expect 0.5 mm: regression inside the brain is "
-            "%.2f mm away (limit %g) and discards %.1f%% of the points (limit %g%%)",
+            "offset of shell to b0 by mutual information alone, expect 0.5 mm: regression inside the brain "
+            "is %.2f mm away (limit %g) and discards %.1f%% of the points (limit %g%%)",
             *(far_mm, TRUST_MM, 100 * discarded, 100 * MOST_DISCARDED),
         )
         return check
