@@ -49,7 +49,7 @@ def inner_brain(b0: np.ndarray, grid: Grid) -> np.ndarray:
 
 def refine_across(
     fixed: np.ndarray, moving: np.ndarray, grid: Grid, mask: np.ndarray, start: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Align `moving` to `fixed` from a start within about two voxels.
 
     Parameters
@@ -66,8 +66,11 @@ def refine_across(
 
     Returns
     -------
-    ndarray
+    pose : ndarray
         ``(4, 4)`` point map.
+    discarded : float
+        Share of the points whose intensities the rest contradicts (weight 0): high where one contrast is no
+        function of the other, and the pose not to be trusted.
 
     Raises
     ------
@@ -92,10 +95,10 @@ def refine_across(
             step, weights = model.step(seen, inside, weights)
             pose = pose @ np.linalg.inv(small_motion(step[None], grid_centre(grid)))
             if np.abs(step).max() < TOLERANCE_MM:
-                return pose[0]
+                break
     if np.abs(step).max() > 0.1:
         raise DataError(f"alignment of two contrasts does not settle: last step {np.abs(step).max():.2g} mm")
-    return pose[0]
+    return pose[0], float((weights == 0).mean())
 
 
 class _Model:
