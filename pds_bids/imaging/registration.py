@@ -178,14 +178,12 @@ def register_t1w_to_template(
     sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid)
     centres = centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)
     pose = find_pose(sample, centres, effort, "T1w")
-    # What is left of skull and scalp draws the edge of the brain: part it before, and again with a better prior.
+    # What is left of skull and scalp draws the edge outward: part it before, and again with a better prior.
     fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 6.0))
     prior = _placed(template, pose, thin_grid)
     units, _ = part_t1w_brain(thin, thin_grid, prior, POSE_ERROR_MM, below)
     sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, units, thin_grid)
-    affine = refine_affine(
-        fixed, GreedyImage(units, thin_grid), sample, pose, ((7, NCC), (12, NCC)), effort
-    )
+    affine = refine_affine(fixed, GreedyImage(units, thin_grid), sample, pose, ((7, NCC), (12, NCC)), effort)
     prior = _placed(template, affine, thin_grid)
     units, tissue = part_t1w_brain(thin, thin_grid, prior, AFFINE_ERROR_MM)
     matter = template.gm + template.wm > 0.5

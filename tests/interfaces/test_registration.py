@@ -76,9 +76,7 @@ def assert_is_a_picture(path: str) -> None:
     assert pixels.std() > VISIBLE
 
 
-@pytest.mark.parametrize(
-    ("spoil", "name"), [(_half, "elsewhere.png"), (_slab, "")], ids=["half", "slab"]
-)
+@pytest.mark.parametrize(("spoil", "name"), [(_half, "elsewhere.png"), (_slab, "")], ids=["half", "slab"])
 def test_a_failed_epi_leaves_the_picture_that_its_message_names(
     spoil, name: str, template: Template, listing: str, save, tmp_path: Path
 ) -> None:
