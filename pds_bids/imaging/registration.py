@@ -11,8 +11,8 @@ from pds_bids.imaging import greedy
 from pds_bids.imaging.gate import Gate, GateLimits, judge, nmi
 from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
-from pds_bids.imaging.intensity import brain_mean, to_units
-from pds_bids.imaging.masks import check_image, dilated, eroded, evened, largest_piece, rough_t1w_brain
+from pds_bids.imaging.intensity import to_units
+from pds_bids.imaging.masks import check_image, dilated, largest_piece, part_t1w_brain, rough_t1w_brain
 from pds_bids.imaging.search import Sample, rank_starts, small_rotations
 from pds_bids.imaging.stages import (
     NCC,
@@ -47,12 +47,14 @@ T1W_LIMITS = GateLimits()
 # Across contrasts the fine structure may be inverted: its sign says nothing.
 RIGID_LIMITS = GateLimits(correlation=-1.0)
 
-# Grey and white matter are brighter than this part of the mean of the brain, fluid and dura are not.
-T1W_TISSUE = 0.6
 # An image's own mask may exceed the registered template's by this: distortion and the mask's own error.
 AGREED_MARGIN_MM = 2.5
 # Two images of one session: the head has moved by less than this between them.
 RIGID_STEP_DEG = 15.0
+# The edge of the brain lies this near to that of the template, by a pose and by an affine.
+POSE_ERROR_MM, AFFINE_ERROR_MM = 8.0, 5.0
+# The metric sees this much of the dark rim around the template's brain.
+T1W_RIM_MM = 4.0
 # Finer T1w voxels are thinned out for registration only.
 T1W_SPACING_MM = 2.0
 
@@ -169,25 +171,27 @@ def register_t1w_to_template(
     check_image(t1w, grid, "T1w image")
     effort = Effort.of(sloppy, nthreads)
     thin, thin_grid = _thinned(t1w, grid, T1W_SPACING_MM)
-    rough, inner, flat = rough_t1w_brain(thin, thin_grid)
+    rough, below, flat = rough_t1w_brain(thin, thin_grid)
     brain_t1w, _ = to_units(template.t1w * template.mask, template.mask)
     cut, _ = to_units(flat, rough)
     wide = dilated(template.mask, template.grid, 12.0)
     sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, cut, thin_grid)
     centres = centre_ras(template.mask, template.grid), centre_ras(rough, thin_grid)
     pose = find_pose(sample, centres, effort, "T1w")
-    # The rough mask may have lost some brain: refine without it, looking at the template's brain only.
+    # What is left of skull and scalp draws the edge outward: part it before, and again with a better prior.
     fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 6.0))
-    whole = GreedyImage(np.where(inner, flat, 0), thin_grid)
-    affine = refine_affine(fixed, whole, sample, pose, ((7, NCC), (12, NCC)), effort)
-    units, tissue = _t1w_brain(thin, thin_grid, affine, template)
+    prior = _placed(template, pose, thin_grid)
+    units, _ = part_t1w_brain(thin, thin_grid, prior, POSE_ERROR_MM, below)
+    sample = Sample.draw(brain_t1w, template.grid, template.mask, wide, units, thin_grid)
+    affine = refine_affine(fixed, GreedyImage(units, thin_grid), sample, pose, ((7, NCC), (12, NCC)), effort)
+    prior = _placed(template, affine, thin_grid)
+    units, tissue = part_t1w_brain(thin, thin_grid, prior, AFFINE_ERROR_MM)
     matter = template.gm + template.wm > 0.5
 
     def judged(template2native: PointMap, stage: str) -> Gate:
         return judge(brain_t1w, matter, units, tissue, thin_grid, template2native, stage, T1W_LIMITS)
 
-    # Skull and dura are still there: they must not count.
-    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, 2.0))
+    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, T1W_RIM_MM))
     return deform_or_affine(fixed, GreedyImage(units, thin_grid), affine, judged, grid, effort, "T1w")
 
 
@@ -342,15 +346,7 @@ def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarr
     return resample(smooth, grid.vox2ras, upright.points(), order=1), upright
 
 
-def _t1w_brain(
-    t1w: np.ndarray, grid: Grid, template2native: np.ndarray, template: Template
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut out the brain along the mapped template; return it in units, and its grey and white matter."""
+def _placed(template: Template, template2native: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return the brain mask of the template on a native grid, by an affine."""
     points = apply_affine(np.linalg.inv(template2native), grid.points())
-    mapped = resample(template.mask.astype(np.float32), template.grid.vox2ras, points, order=1) > 0.5
-    wide = dilated(mapped, grid, 5.0)
-    flat = evened(t1w, wide, grid)
-    units = (flat / brain_mean(flat, mapped)).astype(np.float32)
-    tissue = eroded(wide & (units > T1W_TISSUE), grid, 2.0)
-    tissue = dilated(largest_piece(tissue), grid, 2.0 + max(grid.zooms) / 2) & (units > T1W_TISSUE)
-    return units, tissue
+    return resample(template.mask.astype(np.float32), template.grid.vox2ras, points, order=1) > 0.5

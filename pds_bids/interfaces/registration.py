@@ -8,7 +8,7 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
-from pds_bids.exceptions import QualityError
+from pds_bids.exceptions import DataError, QualityError
 from pds_bids.imaging.agreement import require_agreement
 from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.intensity import n4_bias
@@ -115,6 +115,9 @@ class RegisterT1w(SimpleInterface):
             path = Path.cwd() / "failed_registration.png"
             _draw_failure(error, image, np.zeros(grid.shape, bool), grid, template, path)
             self._results["gate"] = _save_json({"passed": False, "reason": f"{error}; picture: {path}"})
+            return runtime
+        except DataError as error:
+            self._results["gate"] = _save_json({"passed": False, "reason": str(error)})
             return runtime
         mask = mask_in_native(found, template)
         bias = n4_bias(image, grid, mask, nthreads=threads)

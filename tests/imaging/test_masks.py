@@ -6,7 +6,7 @@ import pytest
 
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid, to_ras
-from pds_bids.imaging.masks import dice, dilated, eroded, head_mask, rough_brain_mask
+from pds_bids.imaging.masks import dice, dilated, eroded, head_mask, part_t1w_brain, rough_brain_mask
 
 GRID = Grid((64, 72, 56), np.array([[3, 0, 0, -96], [0, 3, 0, -108], [0, 0, 3, -84], [0, 0, 0, 1.0]]))
 
@@ -50,6 +50,24 @@ def test_storage_order_does_not_matter(codes: str, rng: np.random.Generator) -> 
 def test_head_includes_a_scalp_parted_from_the_brain_and_has_no_holes() -> None:
     image = _ellipsoid(66, 82, 60) + 0.9 * (_ellipsoid(81, 97, 75) & ~_ellipsoid(75, 91, 69))
     assert dice(head_mask(image, GRID), _ellipsoid(81, 97, 75)) > 0.97
+
+
+@pytest.mark.parametrize("shift_vox", [0, 1, -1])
+def test_a_t1w_brain_is_parted_from_bright_marrow_across_bridges(
+    shift_vox: int, rng: np.random.Generator
+) -> None:
+    """Marrow as bright as white matter 6 mm away, tied to the brain by strands; the prior reaches into it."""
+    brain, inner, outer = (_ellipsoid(66 + d, 82 + d, 60 + d) for d in (0, 6, 14))
+    marrow = outer & ~inner
+    x, _, z = np.moveaxis(GRID.points(), -1, 0)
+    strands = (inner & ~brain) & (np.abs(x % 40 - 20) < 3) & (np.abs(z % 40 - 20) < 3)
+    image = 0.2 * inner + 0.8 * brain + 1.3 * marrow + 0.9 * strands
+    image += np.abs(rng.normal(scale=0.03, size=GRID.shape))
+    prior = np.roll(_ellipsoid(71, 87, 65), shift_vox, axis=2)
+    units, tissue = part_t1w_brain(image, GRID, prior, 8.0)
+    assert dice(tissue, brain) > 0.97
+    assert (tissue & marrow).sum() < 0.01 * marrow.sum()
+    assert (units[marrow] > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize(

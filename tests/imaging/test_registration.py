@@ -319,16 +319,22 @@ def test_real_b0_registers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_real_t1w_registers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "most_ml"),
+    [("missing/sub-FORREST", 1900), ("missing/sub-GAMBLES", 1550), ("paired/sub-XA30", 1650)],
+)
+def test_real_t1w_registers(name: str, most_ml: float, tmp_path: Path) -> None:
+    """Masks that reach into marrow or scalp hold at least 100 ml more than these."""
     root = os.environ.get("PDS_REAL_DATA")
     if not root:
         pytest.skip("PDS_REAL_DATA is not set")
     from pds_bids.template import RES02_GRID, get_template, load_template
 
-    image = nib.load(Path(root) / "missing/sub-FORREST/anat/sub-FORREST_T1w.nii.gz")
+    (path,) = (Path(root) / name / "anat").glob("*_T1w.nii.gz")
+    image = nib.load(path)
     data, vox2ras, _ = to_ras(np.asanyarray(image.dataobj, np.float32), image.affine)
     model = load_template(get_template(tmp_path), RES02_GRID)
     found = register_t1w_to_template(data, Grid(data.shape, vox2ras), model, sloppy=True)
-    assert found.gate.mask_dice > 0.9
+    assert found.gate.mask_dice > 0.93
     volume_ml = mask_in_native(found, model).sum() * abs(np.linalg.det(vox2ras[:3, :3])) / 1000
-    assert 1200 < volume_ml < 2100
+    assert 1200 < volume_ml < most_ml
