@@ -42,9 +42,8 @@ def fmriprep(finished, tmp_path_factory):
         f"{stem}{SPACE}_desc-preproc_bold.nii.gz"
     )
     mask = nib.load(next(out.glob("sub-01/func/*_space-*_desc-brain_mask.nii.gz")))
-    nib.Nifti1Image(np.asarray(mask.dataobj), grid.vox2ras).to_filename(
-        f"{stem}{SPACE}_desc-brain_mask.nii.gz"
-    )
+    on_grid = resample(np.asarray(mask.dataobj), mask.affine, grid.points(), order=0)
+    nib.Nifti1Image(on_grid, grid.vox2ras).to_filename(f"{stem}{SPACE}_desc-brain_mask.nii.gz")
     table = next(out.glob("sub-01/func/*_desc-confounds_timeseries.tsv")).read_text()
     Path(f"{stem}desc-confounds_timeseries.tsv").write_text(table)
     return root

@@ -106,10 +106,10 @@ def test_itk_field_takes_the_reference_to_the_template(finished):
     field = next(folder.glob("*_from-boldref_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz"))
     native = nib.load(next(folder.glob("*task-rest_desc-mean_boldref.nii.gz")))
     written = nib.load(next(folder.glob("*_space-MNI152NLin2009cAsym_res-3_desc-mean_boldref.nii.gz")))
-    image = nib.load(field)
     transform = DenseFieldTransform.from_filename(field, fmt="itk")
+    # The field lies on the finer grid of the registration, and serves any grid of the template.
     moved = apply(
-        transform, native, reference=nib.Nifti1Image(np.zeros(image.shape[:3]), image.affine), order=1
+        transform, native, reference=nib.Nifti1Image(np.zeros(written.shape[:3]), written.affine), order=1
     )
     theirs = np.asanyarray(moved.dataobj)
     ours = np.asanyarray(written.dataobj)
