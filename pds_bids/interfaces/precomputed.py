@@ -17,7 +17,7 @@ from pds_bids.imaging.gate import Gate, judge
 from pds_bids.imaging.grid import Grid, PointMap, resample
 from pds_bids.imaging.intensity import brain_mean, n4_bias, to_units
 from pds_bids.imaging.itk import inverted, itk_point_map
-from pds_bids.imaging.registration import EPI_LIMITS
+from pds_bids.imaging.registration import PRECOMPUTED_LIMITS
 from pds_bids.imaging.rigid import grid_centre, parameters_to_matrices
 from pds_bids.imaging.tissues import paint_epi
 from pds_bids.interfaces.images import load, open_series, save, save_map
@@ -234,7 +234,9 @@ class PrecomputedRegistration(SimpleInterface):
         contrast = Contrast(self.inputs.contrast)
         painted, _ = to_units(paint_epi(template, contrast), template.mask)
         units, _ = to_units(image, mask)
-        gate = judge(painted, template.mask, units, mask, grid, template2native, "precomputed", EPI_LIMITS)
+        gate = judge(
+            painted, template.mask, units, mask, grid, template2native, "precomputed", PRECOMPUTED_LIMITS
+        )
         if not gate.passed:
             names = ", ".join(Path(name).name for name in self.inputs.judged)
             raise QualityError(
