@@ -1,5 +1,6 @@
 """Time series that need not fit into memory: volumes are read in small blocks, in RAS+ and float32."""
 
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from types import EllipsisType
 from typing import Protocol
@@ -125,6 +126,7 @@ def volume_blocks(
             first = int(index[0])
             block = np.asarray(series[..., first : int(index[-1]) + 1], dtype=np.float32)
             yield index, block if block.shape[3] == index.size else block[..., index - first]
+            _release(series)
 
 
 def read_volumes(series: Series, volumes: Iterable[int]) -> np.ndarray:
@@ -143,3 +145,10 @@ def read_volumes(series: Series, volumes: Iterable[int]) -> np.ndarray:
         ``(X, Y, Z, n)`` float32.
     """
     return np.concatenate([block for _, block in volume_blocks(series, volumes)], axis=3)
+
+
+def _release(series: Series) -> None:
+    """Give back the pages of a memory-mapped series; what is read again comes from the file."""
+    mapping = getattr(series, "_mmap", None)
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)

@@ -122,6 +122,25 @@ def test_series_are_streamed(scan):
     check_series(OneBlockAtATime(scan, 16))
 
 
+def test_pages_of_a_mapped_series_are_given_back(tmp_path):
+    """A long series must not fill the memory with what was read before."""
+    psutil = pytest.importorskip("psutil")
+    shape = (64, 64, 40, 200)
+    mapped = np.memmap(tmp_path / "series", np.float32, "w+", shape=shape, order="F")
+    mapped[..., ::50] = 7
+    mapped.flush()
+    del mapped
+    series = np.memmap(tmp_path / "series", np.float32, "c", shape=shape, order="F")
+    process = psutil.Process()
+    before = process.memory_full_info().pss
+    most, total = 0, 0.0
+    for _, block in volume_blocks(series):
+        total += float(block.sum(dtype=float))
+        most = max(most, process.memory_full_info().pss - before)
+    assert total == 4 * 7 * 64 * 64 * 40
+    assert most < 0.4 * series.nbytes
+
+
 def test_ras_series_equals_whole_array_reorientation(scan):
     from pds_bids.imaging.grid import to_ras
 
