@@ -35,7 +35,7 @@ LARGEST_SHIFT_MM = 25.0
 # Voxels of the brain that the field may fold: above the sinuses and ear canals.
 LARGEST_FOLDED_SHARE = 0.05
 # Registration of series and magnitude: overlap of their masks, and NMI against that of misplaced copies.
-LEAST_DICE, LEAST_NMI_RATIO = 0.75, 1.3
+LEAST_DICE, LEAST_NMI_RATIO = 0.75, 1.5
 # Of the image that a correction is compared with; a mask with the scalp in it leads the registration astray.
 LEAST_TARGET_DICE = 0.8
 FOLDED_DENSITY = 0.1

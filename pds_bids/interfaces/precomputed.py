@@ -23,7 +23,7 @@ from pds_bids.imaging.tissues import paint_epi
 from pds_bids.interfaces.images import load, open_series, save, save_map
 from pds_bids.interfaces.template import read_template
 from pds_bids.modalities import Contrast
-from pds_bids.template import MODEL_GRID, load_template
+from pds_bids.template import RES02_GRID, load_template
 
 __all__ = ["PrecomputedBrain", "PrecomputedConfounds", "PrecomputedMotion", "PrecomputedRegistration"]
 
@@ -215,11 +215,11 @@ class PrecomputedRegistration(SimpleInterface):
         if self.inputs.transforms:
             # ITK applies the last of a composite first, and points go from the template to the image.
             steps = [read_transform(Path(path)) for path in self.inputs.transforms]
-            template2native = itk_point_map(sitk.CompositeTransform(steps), MODEL_GRID)
+            template2native = itk_point_map(sitk.CompositeTransform(steps), RES02_GRID)
             gate = self._judge(image, mask, grid, template2native)
             native2template = inverted(template2native, grid)
         else:
-            template2native = PointMap.from_affine(MODEL_GRID, np.eye(4))
+            template2native = PointMap.from_affine(RES02_GRID, np.eye(4))
             gate = self._judge(image, mask, grid, template2native)
             native2template = PointMap.from_affine(grid, np.eye(4))
         self._results["template2native"] = save_map("template2native.npz", template2native)
@@ -230,7 +230,7 @@ class PrecomputedRegistration(SimpleInterface):
         return runtime
 
     def _judge(self, image: np.ndarray, mask: np.ndarray, grid: Grid, template2native: PointMap) -> Gate:
-        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        template = load_template(read_template(self.inputs.template), RES02_GRID)
         contrast = Contrast(self.inputs.contrast)
         painted, _ = to_units(paint_epi(template, contrast), template.mask)
         units, _ = to_units(image, mask)

@@ -26,7 +26,7 @@ from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import Modality
 from pds_bids.phantom.cohort import CohortOptions, write_cohort
-from pds_bids.template import MODEL_GRID, RES02_GRID, get_template, load_template
+from pds_bids.template import RES02_GRID, get_template, load_template
 from pds_bids.workflows.base import _connect_by_name
 from pds_bids.workflows.bold import init_bold_wf
 from pds_bids.workflows.dwi import init_dwi_wf
@@ -197,14 +197,15 @@ class Tree:
     def anat2template(self, name: str) -> None:
         """Write the way from the anatomical space to the template as ANTs does: an affine and a field."""
         template2anat = self.done.map("template2native").then(NATIVE2ANAT)
-        here, there = MODEL_GRID.points(), template2anat.points.astype(float)
+        grid = template2anat.grid
+        here, there = grid.points(), template2anat.points.astype(float)
         columns = np.column_stack([here.reshape(-1, 3), np.ones(here.size // 3)])
         matrix = np.eye(4)
         matrix[:3] = np.linalg.lstsq(columns, there.reshape(-1, 3))[0].T
         shift = (apply_affine(np.linalg.inv(matrix), there) - here) * (-1, -1, 1)
         image = sitk.GetImageFromArray(np.ascontiguousarray(shift.transpose(2, 1, 0, 3)), isVector=True)
-        image.SetSpacing(MODEL_GRID.zooms)
-        image.SetOrigin((MODEL_GRID.vox2ras[:3, 3] * (-1, -1, 1)).tolist())
+        image.SetSpacing(grid.zooms)
+        image.SetOrigin((grid.vox2ras[:3, 3] * (-1, -1, 1)).tolist())
         image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
         steps = [itk_affine(matrix), sitk.DisplacementFieldTransform(image)]
         sitk.WriteTransform(sitk.CompositeTransform(steps), str(self.root / "sub-01" / "anat" / name))
