@@ -14,13 +14,14 @@ from pds_bids.bids.derivatives import DerivativeDataset, Level, LookUp, Pipeline
 from pds_bids.bids.series import Series
 from pds_bids.exceptions import QualityError, UsageError
 from pds_bids.imaging.dwi import rotate_bvecs
-from pds_bids.imaging.grid import resample
+from pds_bids.imaging.grid import PointMap, resample
 from pds_bids.imaging.masks import dice
 from pds_bids.interfaces.images import load, load_map
 from pds_bids.interfaces.precomputed import PrecomputedRegistration
 from pds_bids.interfaces.segments import CutBold
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.modalities import Modality
+from pds_bids.template import MODEL_GRID
 from pds_bids.workflows.precomputed import PRECOMPUTED_FIELDS, init_precomputed_wf
 from pds_bids.workflows.series import SERIES_FIELDS
 
@@ -41,7 +42,8 @@ def bias_on_model_grid(results):
         else (results["their_brain"], results["their_registration"])
     )
     bias, grid = load(brain.bias)
-    return resample(bias, grid.vox2ras, load_map(way.template2native).points, order=1)[..., None]
+    points = PointMap.from_affine(MODEL_GRID, np.eye(4)).then(load_map(way.template2native)).points
+    return resample(bias, grid.vox2ras, points, order=1)[..., None]
 
 
 def compare(raw, ours, what="out_file", *, with_n4):
