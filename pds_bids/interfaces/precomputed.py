@@ -15,12 +15,13 @@ from pds_bids.imaging.bold import detect_non_steady_state
 from pds_bids.imaging.confounds import MOTION_NAMES
 from pds_bids.imaging.gate import Gate, judge
 from pds_bids.imaging.grid import Grid, PointMap, resample
-from pds_bids.imaging.intensity import brain_mean, n4_bias, to_units
+from pds_bids.imaging.intensity import to_units
 from pds_bids.imaging.itk import inverted, itk_point_map
 from pds_bids.imaging.registration import PRECOMPUTED_LIMITS
 from pds_bids.imaging.rigid import grid_centre, parameters_to_matrices
 from pds_bids.imaging.tissues import paint_epi
-from pds_bids.interfaces.images import load, open_series, save, save_map
+from pds_bids.interfaces.images import load, open_series, save_map
+from pds_bids.interfaces.series import BrainExtract, BrainExtractInputSpec
 from pds_bids.interfaces.template import read_template
 from pds_bids.modalities import Contrast
 from pds_bids.template import RES02_GRID, load_template
@@ -131,44 +132,17 @@ class PrecomputedMotion(SimpleInterface):
         return runtime
 
 
-class _PrecomputedBrainInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="mean BOLD or mean b0")
-    other_file = File(exists=True, desc="another mean on the same grid, corrected by the same field")
+class _PrecomputedBrainInputSpec(BrainExtractInputSpec):
     mask = File(exists=True, mandatory=True, desc="brain mask of the pipeline, in the same space")
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
-class _PrecomputedBrainOutputSpec(TraitedSpec):
-    out_file = File(desc="the mean in units of the in-brain mean, whole head")
-    other_file = File(desc="the other mean, likewise")
-    mask = File(desc="brain mask on the grid of the mean")
-    bias = File(desc="bias field; image / bias is corrected")
-    scale = traits.Float(desc="in-brain mean that `out_file` was divided by")
-    other_scale = traits.Float(desc="in-brain mean that `other_file` was divided by")
-
-
-class PrecomputedBrain(SimpleInterface):
+class PrecomputedBrain(BrainExtract):
     """Remove the bias field of a mean image and divide it by its mean in the brain that a pipeline found."""
 
     input_spec = _PrecomputedBrainInputSpec
-    output_spec = _PrecomputedBrainOutputSpec
 
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        image, grid = load(self.inputs.in_file)
-        mask = self._mask(grid)
-        bias = n4_bias(image, grid, mask, nthreads=self.inputs.num_threads)
-        self._results["scale"] = brain_mean(image / bias, mask)
-        self._results["out_file"] = save("corrected.nii", image / bias / self._results["scale"], grid.vox2ras)
-        self._results["mask"] = save("mask.nii", mask, grid.vox2ras)
-        self._results["bias"] = save("bias.nii", bias, grid.vox2ras)
-        if self.inputs.other_file:
-            other, _ = load(self.inputs.other_file)
-            self._results["other_scale"] = brain_mean(other / bias, mask)
-            other = other / bias / self._results["other_scale"]
-            self._results["other_file"] = save("other.nii", other, grid.vox2ras)
-        return runtime
-
-    def _mask(self, grid: Grid) -> np.ndarray:
+    def _brain(self, image: np.ndarray, grid: Grid) -> np.ndarray:
+        del image
         found, own = load(self.inputs.mask)
         name = Path(self.inputs.mask).name
         if found.ndim != 3:

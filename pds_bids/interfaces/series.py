@@ -12,6 +12,7 @@ from pds_bids.exceptions import DataError
 from pds_bids.imaging.bold import checked_blocks, detect_non_steady_state, reference_volume
 from pds_bids.imaging.dwi import GradientTable, check_gradients, fsl_to_ras_bvecs
 from pds_bids.imaging.echoes import combined_volumes, mean_weights, t2star_weights
+from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.intensity import brain_mean, n4_bias
 from pds_bids.imaging.masks import rough_brain_mask
 from pds_bids.imaging.motion import estimate_dwi_motion, estimate_motion, realigned_mean
@@ -328,7 +329,7 @@ class MeanVolumes(SimpleInterface):
         return runtime
 
 
-class _BrainExtractInputSpec(BaseInterfaceInputSpec):
+class BrainExtractInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="mean BOLD or mean b0")
     other_file = File(exists=True, desc="another mean on the same grid, corrected by the same field")
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
@@ -346,12 +347,12 @@ class _BrainExtractOutputSpec(TraitedSpec):
 class BrainExtract(SimpleInterface):
     """Mask the brain of a mean image, remove its bias field, and divide it by its mean in the brain."""
 
-    input_spec = _BrainExtractInputSpec
+    input_spec = BrainExtractInputSpec
     output_spec = _BrainExtractOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         image, grid = load(self.inputs.in_file)
-        mask = rough_brain_mask(image, grid)
+        mask = self._brain(image, grid)
         bias = n4_bias(image, grid, mask, nthreads=self.inputs.num_threads)
         self._results["scale"] = brain_mean(image / bias, mask)
         self._results["out_file"] = save("corrected.nii", image / bias / self._results["scale"], grid.vox2ras)
@@ -363,6 +364,9 @@ class BrainExtract(SimpleInterface):
             other = other / bias / self._results["other_scale"]
             self._results["other_file"] = save("other.nii", other, grid.vox2ras)
         return runtime
+
+    def _brain(self, image: np.ndarray, grid: Grid) -> np.ndarray:
+        return rough_brain_mask(image, grid)
 
 
 def read_gradients(path: str) -> GradientTable:
