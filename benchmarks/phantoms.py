@@ -18,11 +18,11 @@ from scipy import ndimage
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.rigid import grid_centre, parameters_to_matrices
 from pds_bids.phantom import contrast
-from pds_bids.phantom.acquire import Person, Scan, draw_person, scan
 from pds_bids.phantom.anatomy import build_anatomies
 from pds_bids.phantom.fields import random_field
 from pds_bids.phantom.gradients import spread_directions
 from pds_bids.phantom.orientation import fibre_axes
+from pds_bids.phantom.person import Person, Scan, draw_person, scan
 from pds_bids.phantom.susceptibility import dropout
 from pds_bids.phantom.tissue import BRAIN, FLUID, GREY
 

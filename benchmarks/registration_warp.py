@@ -32,6 +32,7 @@ from pds_bids.phantom import acquire
 from pds_bids.phantom.anatomy import ANATOMY_GRID, build_anatomies
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.fields import random_displacement
+from pds_bids.phantom.person import Person, Scan, scan
 from pds_bids.phantom.sampling import AnatomySampler
 from pds_bids.phantom.tissue import draw_tissue
 from pds_bids.template import RES02_GRID, get_template, load_template
@@ -120,7 +121,7 @@ def _measure(python: str, tool: str, case: Path, result: Path) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _person(template: Template, cache: Path, seed: int) -> acquire.Person:
+def _person(template: Template, cache: Path, seed: int) -> Person:
     """Build a person from the template's tissues: another pose, size and shape."""
     anatomy = build_anatomies(None, cache / "anatomy", template)[0]
     rng = np.random.default_rng(seed)
@@ -132,12 +133,10 @@ def _person(template: Template, cache: Path, seed: int) -> acquire.Person:
     scanner2template[:3, 3] = (4, -9, 7)
     coarse = Grid((52, 61, 52), np.array([[4.0, 0, 0, -100], [0, 4, 0, -136], [0, 0, 4, -82], [0, 0, 0, 1]]))
     warp = random_displacement(rng, coarse.shape, coarse.zooms, sd_mm=WARP_SD_MM, spacing_mm=WARP_SPACING_MM)
-    return acquire.Person(sampler, draw_tissue(rng), scanner2template, np.ascontiguousarray(warp), coarse)
+    return Person(sampler, draw_tissue(rng), scanner2template, np.ascontiguousarray(warp), coarse)
 
 
-def _case(
-    kind: str, person: acquire.Person, fine: Template, seed: int
-) -> tuple[dict[str, np.ndarray], acquire.Scan]:
+def _case(kind: str, person: Person, fine: Template, seed: int) -> tuple[dict[str, np.ndarray], Scan]:
     """Scan the person and lay out what the tools read."""
     rng = np.random.default_rng(seed + 1)
     zooms = (1.5, 1.5, 1.5) if kind == "T1w" else (3.0, 3.0, 3.0)
@@ -150,7 +149,7 @@ def _case(
     )
     vox2ras[:3, 3] = centre - vox2ras[:3, :3] @ ((np.array(shape) - 1) / 2)
     grid = Grid((shape[0], shape[1], shape[2]), vox2ras)
-    seen = acquire.scan(rng, person, grid)
+    seen = scan(rng, person, grid)
     if kind == "T1w":
         head = acquire.t1w_image(rng, person, seen)
     elif kind == "bold":
@@ -173,12 +172,12 @@ def _case(
     return case, seen
 
 
-def _native(seen: acquire.Scan) -> np.ndarray:
+def _native(seen: Scan) -> np.ndarray:
     """Return where in the template every voxel lies, ``(X, Y, Z, 3)`` mm."""
     return seen.template_points.reshape(*seen.grid.shape, 3)
 
 
-def _truth(person: acquire.Person, fine: Template) -> np.ndarray:
+def _truth(person: Person, fine: Template) -> np.ndarray:
     """Invert the person's map by fixed-point iteration: where the template's voxels lie in the scanner."""
     target = fine.grid.points()
     back = np.linalg.inv(person.scanner2template)
@@ -193,7 +192,7 @@ def _truth(person: acquire.Person, fine: Template) -> np.ndarray:
 class _Score:
     """Warps the person's tissue to the template and compares with the template's."""
 
-    def __init__(self, fine: Template, seen: acquire.Scan, truth: np.ndarray) -> None:
+    def __init__(self, fine: Template, seen: Scan, truth: np.ndarray) -> None:
         self.fine, self.grid, self.truth = fine, seen.grid, truth
         self.native = {
             name: resample(getattr(fine, name), fine.grid.vox2ras, _native(seen), order=1)

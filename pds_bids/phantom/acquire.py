@@ -1,171 +1,20 @@
-"""Series of one virtual person in scanner space: where every voxel lies in the head, BOLD, DWI and T1w."""
-
-from dataclasses import dataclass
+"""Series of one virtual person in scanner space: BOLD, DWI and T1w."""
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
-from pds_bids.imaging.grid import Grid, apply_affine
+from pds_bids.imaging.grid import Grid
 from pds_bids.phantom import contrast
-from pds_bids.phantom.anatomy import Anatomy
-from pds_bids.phantom.fields import random_displacement, random_field
+from pds_bids.phantom.fields import random_field
+from pds_bids.phantom.head_motion import rigid
 from pds_bids.phantom.orientation import fibre_axes
-from pds_bids.phantom.sampling import AnatomySampler, gather
+from pds_bids.phantom.person import Person, Scan
 from pds_bids.phantom.susceptibility import dropout
-from pds_bids.phantom.tissue import GREY, LATENTS, Latent, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import GREY
 
-__all__ = [
-    "Person",
-    "Scan",
-    "bold_series",
-    "draw_motion",
-    "draw_person",
-    "dwi_series",
-    "rigid",
-    "scan",
-    "t1w_image",
-]
+__all__ = ["bold_series", "dwi_series", "t1w_image"]
 
 _FIELD_STRENGTH = 0.4
-# Centre of head rotation: near the top of the neck.
-_PIVOT_MM = np.array([0.0, -20.0, -40.0])
-
-
-@dataclass(frozen=True, eq=False)
-class Person:
-    """A virtual person.
-
-    Parameters
-    ----------
-    sampler : AnatomySampler
-        The head in template space.
-    tissue : TissueProperties
-        Properties of the tissues.
-    scanner2template : ndarray
-        ``(4, 4)``, pose and size of the head.
-    warp_mm : ndarray
-        ``(X, Y, Z, 3)`` float32 on `warp_grid`, in template space: what the affine does not say.
-    warp_grid : Grid
-        Coarse lattice.
-    """
-
-    sampler: AnatomySampler
-    tissue: TissueProperties
-    scanner2template: np.ndarray
-    warp_mm: np.ndarray
-    warp_grid: Grid
-
-    def look(self, scanner_points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """Return fractions, maps and template points at ``(N, 3)`` points of the scanner, mm."""
-        points = apply_affine(self.scanner2template, scanner_points).astype(np.float32)
-        points += gather(self.warp_mm, apply_affine(self.warp_grid.ras2vox, points))
-        fractions, maps = self.sampler.at(points)
-        outside = ((points < self.sampler.low_mm) | (points > self.sampler.high_mm)).any(1)
-        fractions[outside] = 0
-        return fractions, maps, points
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """Noise-free description of what a scanner sees on one grid.
-
-    Parameters
-    ----------
-    grid : Grid
-        Grid of the scan.
-    fractions : ndarray
-        ``(N, 16)`` float32 over all voxels.
-    latents : ndarray
-        ``(N, 6)`` float32; the first column is 1.
-    maps : dict
-        Fields and priors, ``(N,)`` each.
-    template_points : ndarray
-        ``(N, 3)`` mm.
-    """
-
-    grid: Grid
-    fractions: np.ndarray
-    latents: np.ndarray
-    maps: dict[str, np.ndarray]
-    template_points: np.ndarray
-
-    def image(self, table: np.ndarray) -> np.ndarray:
-        """Return ``(X, Y, Z)`` float32 of a table of `pds_bids.phantom.contrast.linearise`."""
-        values = np.einsum("nk,nk->n", self.fractions @ table, self.latents)
-        return np.maximum(values, 0).reshape(self.grid.shape)
-
-    def share(self, *tissues: int) -> np.ndarray:
-        """Return the summed fraction of some tissues, ``(X, Y, Z)``."""
-        return self.fractions[:, list(tissues)].sum(1).reshape(self.grid.shape)
-
-
-def rigid(parameters: np.ndarray) -> np.ndarray:
-    """Return a rigid map about the neck.
-
-    Parameters
-    ----------
-    parameters : ndarray
-        ``(6,)``: translations in mm, rotations about x, y, z in degrees.
-
-    Returns
-    -------
-    ndarray
-        ``(4, 4)``: a point of the head at rest to where it is now.
-
-    Examples
-    --------
-    >>> rigid(np.array([1.0, 0, 0, 0, 0, 0]))[:3, 3]
-    array([1., 0., 0.])
-    """
-    rest2moved = np.eye(4)
-    rest2moved[:3, :3] = Rotation.from_euler("xyz", parameters[3:], degrees=True).as_matrix()
-    rest2moved[:3, 3] = parameters[:3] + _PIVOT_MM - rest2moved[:3, :3] @ _PIVOT_MM
-    return rest2moved
-
-
-def draw_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
-    """Draw tissues, pose, size and shape of one person."""
-    grid = anatomy.grid
-    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
-    sampler = AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner)
-    pose = rigid(np.concatenate([rng.uniform(-4, 4, 3), rng.uniform(-5, 5, 3)]))
-    size = np.diag([*rng.normal(1.0, 0.03, 3), 1.0])
-    coarse = Grid(
-        (26, 31, 26), np.array([[8.0, 0, 0, -100], [0, 8.0, 0, -136], [0, 0, 8.0, -82], [0, 0, 0, 1]])
-    )
-    warp = random_displacement(rng, coarse.shape, coarse.zooms, sd_mm=rng.uniform(0.8, 1.8), spacing_mm=40.0)
-    tissue = draw_tissue(rng)
-    return Person(sampler, tissue, np.linalg.inv(pose) @ size, np.ascontiguousarray(warp), coarse)
-
-
-def scan(rng: np.random.Generator, person: Person, grid: Grid) -> Scan:
-    """Look at a person on a grid; the same seed on another grid gives the same person."""
-    fractions, maps, points = person.look(grid.points().reshape(-1, 3))
-    latents = np.ones((len(points), 1 + len(LATENTS)), np.float32)
-    coarse = person.warp_grid
-    fields = random_field(rng, coarse.shape, coarse.zooms, 24.0, 3)
-    smooth = gather(np.ascontiguousarray(np.moveaxis(fields, 0, -1)), apply_affine(coarse.ras2vox, points))
-    for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
-        latents[:, 1 + latent] = 0.8 * smooth[:, latent] + rng.normal(0, 0.4)
-    latents[:, 1 + Latent.TRACT] = maps["tract"]
-    latents[:, 1 + Latent.NUCLEUS] = maps["nuclei"]
-    return Scan(grid, fractions, latents, maps, points)
-
-
-def draw_motion(rng: np.random.Generator, n_volumes: int, *, max_mm: float, max_deg: float) -> np.ndarray:
-    """Draw slow head motion with a few jumps.
-
-    Returns
-    -------
-    ndarray
-        ``(n_volumes, 6)`` float64: mm, then degrees; never beyond the limits. The first volume is at rest.
-    """
-    steps = rng.standard_normal((n_volumes, 6)) * np.where(rng.random((n_volumes, 1)) < 0.05, 4.0, 1.0)
-    walk = np.cumsum(steps, 0)
-    walk -= walk[0]
-    limits = np.array([max_mm] * 3 + [max_deg] * 3) * rng.uniform(0.3, 1.0, 6)
-    return walk * (limits / np.maximum(np.abs(walk).max(0), 1e-9))
 
 
 def _move(image: np.ndarray, grid: Grid, rest2moved: np.ndarray) -> np.ndarray:

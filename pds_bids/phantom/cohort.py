@@ -14,6 +14,8 @@ from pds_bids.phantom import acquire, bidsfiles
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.gradients import gradient_table
+from pds_bids.phantom.head_motion import draw_motion
+from pds_bids.phantom.person import Person, Scan, draw_person, scan
 from pds_bids.phantom.tissue import PROPERTIES, Tissue
 from pds_bids.seeds import derive_seed
 
@@ -140,7 +142,7 @@ def write_cohort(
     lacks = missing_by_participant(options.missing, options.participants, options.seed)
     for name, anatomy, lack in zip(names, anatomies, lacks, strict=True):
         rng = np.random.default_rng(derive_seed(options.seed, name, "person"))
-        person = acquire.draw_person(rng, anatomy)
+        person = draw_person(rng, anatomy)
         for session in range(1, options.sessions + 1):
             parts = (name,) if options.sessions == 1 else (name, f"ses-{session}")
             _Visit(out_dir, truth_dir, parts, person, options).write(lack)
@@ -169,7 +171,7 @@ class _Visit:
     out_dir: Path
     truth_dir: Path | None
     parts: tuple[str, ...]
-    person: acquire.Person
+    person: Person
     options: CohortOptions
 
     def write(self, lack: str) -> None:
@@ -191,16 +193,14 @@ class _Visit:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _scan(self, fov_mm: Sequence[float], zooms: tuple[float, float, float]) -> acquire.Scan:
+    def _scan(self, fov_mm: Sequence[float], zooms: tuple[float, float, float]) -> Scan:
         """Look at the person; latent fields belong to the person, so their seed has no session."""
         shape = [max(4, round(extent / zoom)) for extent, zoom in zip(fov_mm, zooms, strict=True)]
         centre = apply_affine(np.linalg.inv(self.person.scanner2template), _CENTRE_MM)
         vox2ras = np.diag([*zooms, 1.0])
         vox2ras[:3, 3] = np.round(centre - (np.array(shape) - 1) / 2 * zooms, 2)
         seed = derive_seed(self.options.seed, self.parts[0], "latents")
-        return acquire.scan(
-            np.random.default_rng(seed), self.person, Grid((shape[0], shape[1], shape[2]), vox2ras)
-        )
+        return scan(np.random.default_rng(seed), self.person, Grid((shape[0], shape[1], shape[2]), vox2ras))
 
     def _t1w(self) -> None:
         size = max(2.0, self.options.voxel_size_mm * 2 / 3)
@@ -239,7 +239,7 @@ class _Visit:
     def _motion(self, what: str, n_volumes: int) -> np.ndarray:
         """Draw head motion, and write it beside when truth is asked for."""
         limit = self.options.max_motion
-        motion = acquire.draw_motion(self._rng(f"motion-{what}"), n_volumes, max_mm=limit, max_deg=limit)
+        motion = draw_motion(self._rng(f"motion-{what}"), n_volumes, max_mm=limit, max_deg=limit)
         if self.truth_dir:
             folder = "func" if what == "bold" else "dwi"
             header = "trans_x_mm\ttrans_y_mm\ttrans_z_mm\trot_x_deg\trot_y_deg\trot_z_deg"

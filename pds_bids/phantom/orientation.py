@@ -8,7 +8,7 @@ from pds_bids.phantom.fields import random_field
 from pds_bids.phantom.tissue import Tissue
 
 if TYPE_CHECKING:
-    from pds_bids.phantom.acquire import Scan
+    from pds_bids.phantom.person import Scan
 
 __all__ = ["fibre_axes"]
 

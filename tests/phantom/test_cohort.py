@@ -17,6 +17,8 @@ from pds_bids.phantom import acquire, bidsfiles
 from pds_bids.phantom.cohort import CohortOptions, missing_by_participant, write_cohort
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.gradients import gradient_table
+from pds_bids.phantom.head_motion import draw_motion, rigid
+from pds_bids.phantom.person import draw_person, scan
 
 TINY = CohortOptions(
     participants=2, missing="dwi,bold", seed=4, bold_volumes=5, dwi_directions=6, voxel_size_mm=8.0
@@ -25,13 +27,13 @@ TINY = CohortOptions(
 
 @pytest.fixture(scope="module")
 def person(anatomy):
-    return acquire.draw_person(np.random.default_rng(1), anatomy)
+    return draw_person(np.random.default_rng(1), anatomy)
 
 
 @pytest.fixture(scope="module")
 def seen(person):
     grid = Grid((36, 42, 30), np.array([[5.0, 0, 0, -87], [0, 5.0, 0, -120], [0, 0, 5.0, -65], [0, 0, 0, 1]]))
-    return acquire.scan(np.random.default_rng(2), person, grid)
+    return scan(np.random.default_rng(2), person, grid)
 
 
 @pytest.fixture(scope="module")
@@ -113,20 +115,20 @@ def test_planted_motion_is_found_again(person, seen):
     inner = (slice(4, -4),) * 3
 
     def cost(parameters):
-        rest2moved = seen.grid.ras2vox @ acquire.rigid(parameters) @ seen.grid.vox2ras
+        rest2moved = seen.grid.ras2vox @ rigid(parameters) @ seen.grid.vox2ras
         back = ndimage.affine_transform(moving, rest2moved[:3, :3], rest2moved[:3, 3], order=3)
         return ((back - fixed)[inner] ** 2).sum()
 
     found = optimize.minimize(cost, np.zeros(6), method="BFGS", options={"eps": 1e-3}).x
     corners = np.array([[x, y, z, 1] for x in (-60, 60) for y in (-90, 60) for z in (-30, 60)]).T
-    error = (acquire.rigid(found) - acquire.rigid(motion[1])) @ corners
-    assert np.linalg.norm(acquire.rigid(motion[1]) @ corners - corners, axis=0).min() > 1
+    error = (rigid(found) - rigid(motion[1])) @ corners
+    assert np.linalg.norm(rigid(motion[1]) @ corners - corners, axis=0).min() > 1
     # A sixth of a voxel: linear interpolation blurs the moved volume.
     assert np.linalg.norm(error, axis=0).max() < 0.8
 
 
 def test_motion_starts_at_rest_and_keeps_its_limits():
-    motion = acquire.draw_motion(np.random.default_rng(0), 200, max_mm=1.0, max_deg=0.5)
+    motion = draw_motion(np.random.default_rng(0), 200, max_mm=1.0, max_deg=0.5)
     assert (motion[0] == 0).all()
     assert np.abs(motion[:, :3]).max() <= 1.0
     assert np.abs(motion[:, 3:]).max() <= 0.5
