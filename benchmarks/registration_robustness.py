@@ -58,7 +58,7 @@ LANDMARKS_RAS = {
 }
 COLUMNS = (
     "scan", "variant", "verdict", "stage", "mask_dice", "correlation", "dice_asis",
-    "landmarks_median_mm", "landmarks_max_mm", "brain_median_mm", "brain_p95_mm",
+    "landmarks_median_mm", "landmarks_max_mm", "landmarks_beyond", "brain_median_mm", "brain_p95_mm",
     "nmi", "nmi_null", "jacobian_min", "jacobian_max", "cpu_s", "message",
 )  # fmt: skip
 
@@ -100,21 +100,24 @@ def compare(
     found = outcome.found
     brain = template.grid.points()[template.mask]
     variant2original = np.linalg.inv(variant.original2variant)
-    errors = []
+    errors, kept = [], []
     for points in (np.array(list(LANDMARKS_RAS.values()), float), brain):
         there, reference = (_mapped(r, points) for r in (found, asis))
         index = apply_affine(variant.scan.grid.ras2vox, apply_affine(variant.original2variant, reference))
         seen = np.all((index >= 0) & (index <= np.array(variant.scan.grid.shape) - 1), axis=1)
         errors.append(np.linalg.norm(apply_affine(variant2original, there) - reference, axis=1)[seen])
+        kept.append(seen)
     points = apply_affine(variant.original2variant, original.grid.points())
     one = mask_in_native(found, template).astype(np.float32)
     inside = resample(np.ones_like(one), variant.scan.grid.vox2ras, points, order=0) > 0
     moved = resample(one, variant.scan.grid.vox2ras, points, order=1) > 0.5
     landmarks, everywhere = errors
+    names = np.array(list(LANDMARKS_RAS))[kept[0]]
     return {
         "dice_asis": dice(moved & inside, mask_in_native(asis, template) & inside),
         "landmarks_median_mm": float(np.median(landmarks)) if landmarks.size else np.nan,
         "landmarks_max_mm": float(landmarks.max()) if landmarks.size else np.nan,
+        "landmarks_beyond": ",".join(names[landmarks > LANDMARK_MM]),
         "brain_median_mm": float(np.median(everywhere)),
         "brain_p95_mm": float(np.percentile(everywhere, 95)),
     }
