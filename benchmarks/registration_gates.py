@@ -12,6 +12,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import PointMap, apply_affine
 from pds_bids.imaging.intensity import n4_bias, to_units
 from pds_bids.imaging.masks import dilated, rough_brain_mask
-from pds_bids.imaging.registration import judge_epi, register_epi_to_template
+from pds_bids.imaging.registration import judge_epi, register_epi_to_template, two_path_disagreement
 from pds_bids.imaging.rigid import parameters_to_matrices
 from pds_bids.imaging.stages import Effort, Registration, deform
 from pds_bids.imaging.tissues import Template, paint_epi
@@ -46,7 +47,23 @@ DEFORMED = {
     "deformed from upside down": [(0, 0, 0, 180, 0, 0)],
     "deformed from back to front": [(0, 0, 0, 0, 0, 180)],
 }
-FIGURES = ("mask_dice", "nmi_excess", "jacobian_min", "jacobian_max", "correlation")
+FIGURES = ("mask_dice", "nmi_excess", "jacobian_min", "jacobian_max", "correlation", "distance_mm")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the gate says of a map, and how far it lies from the right one (median in the brain, mm)."""
+
+    gate: Gate
+    distance_mm: float
+
+    def figure(self, name: str) -> float:
+        """Return one column of the table."""
+        if name == "distance_mm":
+            return self.distance_mm
+        if name == "nmi_excess":
+            return (self.gate.nmi - 1) / (self.gate.nmi_null - 1)
+        return float(getattr(self.gate, name))
 
 
 def moved(template: Template, numbers: tuple[float, ...]) -> np.ndarray:
@@ -74,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     files = get_template(Path(os.environ.get("XDG_CACHE_HOME", args.out)) / "pds-bids-template")
     template = load_template(files, RES02_GRID)
-    gates: dict[str, list[Gate]] = defaultdict(list)
+    gates: dict[str, list[Judged]] = defaultdict(list)
     previous = None
     for name, kind, path in find_scans(args.datasets):
         if kind == "T1w" or not any(part in name for part in args.scans.split(",")):
@@ -88,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(
-    scan: Scan, template: Template, previous: np.ndarray | None, gates: dict[str, list[Gate]]
+    scan: Scan, template: Template, previous: np.ndarray | None, gates: dict[str, list[Judged]]
 ) -> np.ndarray:
     """Judge one scan's registration and everything wrong that can be made of it; return its bends."""
     mask = rough_brain_mask(scan.image, scan.grid)
@@ -97,8 +114,10 @@ def _measure(
     found = register_epi_to_template(flat, mask, scan.grid, template, contrast)
     grid = template.grid
 
-    def judged(there: PointMap, stage: str) -> Gate:
-        return judge_epi(flat, mask, scan.grid, template, contrast, there, stage)
+    def judged(there: PointMap, stage: str) -> Judged:
+        gate = judge_epi(flat, mask, scan.grid, template, contrast, there, stage)
+        # What the two-path check would read, were the other path right.
+        return Judged(gate, two_path_disagreement(there, found.template2native, template.mask)[0])
 
     def add(label: str, there: Callable[[], PointMap], stage: str) -> None:
         gates[label].append(judged(there(), stage))
@@ -126,7 +145,7 @@ def _measure(
     return bends(found)
 
 
-def table(gates: dict[str, list[Gate]]) -> str:
+def table(gates: dict[str, list[Judged]]) -> str:
     """Lay the ranges out as a table."""
     lines = [
         "| registration | n | passed | " + " | ".join(FIGURES) + " |",
@@ -135,12 +154,9 @@ def table(gates: dict[str, list[Gate]]) -> str:
     for label, members in gates.items():
         cells = []
         for figure in FIGURES:
-            values = [
-                (g.nmi - 1) / (g.nmi_null - 1) if figure == "nmi_excess" else getattr(g, figure)
-                for g in members
-            ]
+            values = [member.figure(figure) for member in members]
             cells.append(f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}")
-        passed = sum(gate.passed for gate in members)
+        passed = sum(member.gate.passed for member in members)
         lines.append(f"| {label} | {len(members)} | {passed} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
