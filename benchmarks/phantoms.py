@@ -145,8 +145,8 @@ def dwi_case(
     """Simulate DWI: free fluid beside tissue of two compartments, so that high b is not mono-exponential.
 
     `noise` is relative to the mean b0 signal in the head: 0.04 is a signal-to-noise ratio of 25 at b = 0.
-    `eddy`, ``(3, 4)``, holds the coefficients of `EddyCurrents` along A for a gradient along R, A and S; maps of
-    the case then contain the shear, and signal piles up where voxels are squeezed.
+    `eddy`, ``(3, 4)``, holds the coefficients of `EddyCurrents` along A for a gradient along R, A and S; the
+    maps of the case then contain the shear, and signal piles up where voxels are squeezed.
     """
     rng = np.random.default_rng(seed)
     grid, fine = _grids(person, shape, zoom_mm)

@@ -35,7 +35,7 @@ from pds_bids.imaging.realign import realigned_mean, segment_means
 from pds_bids.imaging.rigid import POSE_DECIMALS, HeadMotion, grid_centre
 from pds_bids.imaging.series import Series, volume_blocks
 
-__all__ = ["DWIHeadMotion", "estimate_dwi_motion"]
+__all__ = ["DWIHeadMotion", "estimate_dwi_motion", "motion_quality"]
 
 _LOGGER = logging.getLogger("pds_bids.imaging")
 
@@ -161,6 +161,43 @@ def estimate_dwi_motion(
         tuple(notes),
         tuple(offsets),
     )
+
+
+def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[str, object]:
+    """Return, for the quality file, what eddy currents did and where the shells lie against the b0s.
+
+    Parameters
+    ----------
+    found : sequence of DWIHeadMotion
+        One for each phase-encoding direction.
+    points : ndarray
+        ``(P, 3)`` points of the head, mm.
+
+    Returns
+    -------
+    dict
+        ``eddy``: whether the axis of phase encoding was known (``estimated``), ``largest_mm`` over points and
+        volumes (None if not estimated), ``notes``. ``b0_to_shell``: one dict per shell, mm, None for a
+        regression that was not possible. ``warnings``.
+    """
+    largest = [float(np.abs(one.eddy.displacement_mm(points)).max()) for one in found if one.eddy is not None]
+    offsets = [offset for one in found for offset in one.offsets]
+    eddy = {
+        "estimated": bool(largest),
+        "largest_mm": max(largest, default=None),
+        "notes": [note for one in found for note in one.eddy_notes],
+    }
+    names = ("by_mutual_information_mm", "by_regression_mm", "disagreement_mm", "discarded")
+    shells: list[dict[str, object]] = []
+    for offset in offsets:
+        values = {name: float(getattr(offset, name)) for name in names}
+        used = "regression" if offset.is_regression else "mutual information"
+        shells.append({name: None if np.isnan(v) else v for name, v in values.items()} | {"used": used})
+    return {
+        "eddy": eddy,
+        "b0_to_shell": shells,
+        "warnings": [offset.warning for offset in offsets if offset.warning],
+    }
 
 
 def _mean_of_b0s(series: Series, grid: Grid, poses: np.ndarray, table: GradientTable) -> np.ndarray:

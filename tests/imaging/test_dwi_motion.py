@@ -5,7 +5,7 @@ from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.cross_contrast import inner_brain, refine_across
 from pds_bids.imaging.dwi import check_gradients
 from pds_bids.imaging.dwi_model import leave_one_out_weights, predict_others
-from pds_bids.imaging.dwi_motion import _across
+from pds_bids.imaging.dwi_offset import offset_of_shell
 from pds_bids.imaging.grid import apply_affine
 from pds_bids.imaging.motion import estimate_dwi_motion, parameters_to_matrices
 from pds_bids.imaging.rigid import grid_centre
@@ -105,8 +105,9 @@ def test_offset_is_kept_where_both_ways_agree(rich_head, make_grid, displacement
     b0 = 1000 * rich_head(grid.points())
     there = rich_head(apply_affine(np.linalg.inv(pose), grid.points()))
     shell = 500 * there * np.exp(-0.7 * there)
-    found = _across(b0, shell, grid, inner_brain(b0, grid), np.eye(4), 1)
-    assert displacement([found], [pose])[0] < 0.1
+    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), np.eye(4), 1)
+    assert displacement([found.b02shell], [pose])[0] < 0.1
+    assert found.is_regression
     assert not caplog.records
 
 
