@@ -107,9 +107,9 @@ def _eddy(sessions: list[SessionPlan], config: RunConfig) -> str:
     rest = "" if told == len(sessions) else "; for the others it was not corrected"
     return (
         f"Eddy currents were modelled{whose} as a displacement along phase encoding, linear in space and in "
-        "the diffusion gradient, estimated together with head motion from what the other volumes of the shell "
-        "predict [@eddy], unless the gradients explained no more than chance, and corrected in the same "
-        f"interpolation, with the signal's change where voxels are squeezed{rest}."
+        "the diffusion gradient, estimated together with head motion from what the other volumes of the "
+        "shell predict [@eddy], unless the gradients explained no more than chance, and corrected in the "
+        f"same interpolation, with the signal's change where voxels are squeezed{rest}."
     )
 
 
