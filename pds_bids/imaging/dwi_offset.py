@@ -63,7 +63,7 @@ def offset_of_shell(
     """Find the point map from the b0s to a shell: by regression, checked by mutual information.
 
     Mutual information has a bias of 0.2 to 0.7 mm on heads, but does not fail; the regression has 0.1 mm,
-    where its model holds. Where the two contradict each other, the mutual information inside the brain decides.
+    where its model holds. Where the two contradict each other, the information inside the brain decides.
 
     Parameters
     ----------
