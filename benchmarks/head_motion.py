@@ -38,7 +38,7 @@ def run_bold(
 def run_dwi(
     out_dir: Path, peers_python: str | None, labels: Path | None, *, n_volumes: int, n_peer_volumes: int
 ) -> list[dict[str, Any]]:
-    """Return rows for b = 1000 and b = 3000, signal-to-noise ratio 25, and for b = 1000 with eddy currents."""
+    """Return rows for b = 1000 and b = 3000, signal-to-noise ratio 25, and b = 1000 with eddy currents."""
     rows = []
     for seed, bval, eddy in ((21, 1000.0, None), (22, 3000.0, None), (21, 1000.0, EDDY)):
         person = load_person(labels, out_dir / "cache", seed)
