@@ -8,13 +8,12 @@ from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
 from pds_bids.config import DenoiseMethod, UnringingMethod
 from pds_bids.interfaces.dwi import DenoiseDWI, TensorFit
+from pds_bids.interfaces.dwi_motion import DWIMotion, JoinEddy
 from pds_bids.interfaces.series import (
     BrainExtract,
     ConformGradients,
     ConformSeries,
-    DWIMotion,
     GroupB0s,
-    JoinEddy,
     LeaveOut,
     MeanVolumes,
 )
