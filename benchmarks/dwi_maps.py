@@ -11,12 +11,17 @@ difference after the other:
 
 - ``unweighted, as acquired``: its own way, as a check of units, gradients and orientation;
 - ``as acquired``: this package's fit of the same volumes;
-- ``aligned, at weighted volumes``: volumes aligned, maps in the mean position of the weighted volumes, where
-  the scanner's maps lie;
-- ``aligned, at b0``: the maps that the app writes, in the position of the first b0.
+- ``aligned, at weighted volumes``: motion and eddy currents undone, maps in the mean position and shape of
+  the weighted volumes, where the scanner's maps lie;
+- ``rigidly aligned, at weighted volumes``: the same without eddy currents;
+- ``aligned, at b0``: the maps that the app writes, in the position of the first b0;
+- ``rigidly aligned, at b0``: the same without eddy currents;
+- ``aligned, at b0; theirs moved``: the maps that the app writes against the scanner's, moved there by linear
+  interpolation with the mean displacement of the weighted volumes.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -24,10 +29,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from pds_bids.imaging.distortion import Distortion, phase_encoding_axis, with_eddy_currents
 from pds_bids.imaging.dwi import GradientTable, check_gradients, fsl_to_ras_bvecs, rotate_bvecs
 from pds_bids.imaging.dwi_maps import tensor_maps
+from pds_bids.imaging.eddy import split_affines
 from pds_bids.imaging.grid import Grid, apply_affine, resample, to_ras
 from pds_bids.imaging.intensity import brain_mean, n4_bias
 from pds_bids.imaging.masks import rough_brain_mask
@@ -64,6 +70,7 @@ class Scan:
     table: GradientTable
     fa: np.ndarray
     md: np.ndarray
+    phase_axis: int | None
 
 
 def read_scans(dataset: Path) -> list[Scan]:
@@ -87,7 +94,8 @@ def read_scans(dataset: Path) -> list[Scan]:
             )
         ]
         grid = Grid(data.shape[:3], vox2ras)
-        scans.append(Scan(dwi.name, data, grid, table, maps[0] * FA_UNIT, maps[1] * MD_UNIT_MM2_S))
+        axis = phase_encoding_axis(json.loads(Path(f"{stem}.json").read_text()), image.affine)
+        scans.append(Scan(dwi.name, data, grid, table, maps[0] * FA_UNIT, maps[1] * MD_UNIT_MM2_S, axis))
     return scans
 
 
@@ -124,20 +132,34 @@ def white_matter(scan: Scan, mask: np.ndarray, cache: Path) -> np.ndarray:
     return resample(template.wm, MODEL_GRID.vox2ras, found.native2template.points, order=1)
 
 
-def ways_to_process(scan: Scan) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each way the poses of the volumes, and the map from the position of its maps to the b0's."""
-    motion = estimate_dwi_motion(scan.data, scan.grid.vox2ras, scan.table).ref2volume
-    weighted = motion[list(scan.table.weighted_volumes)]
-    mean = np.eye(4)
-    mean[:3, :3] = Rotation.from_matrix(weighted[:, :3, :3]).mean().as_matrix()
-    mean[:3, 3] = weighted[:, :3, 3].mean(0)
-    still, back = np.tile(np.eye(4), (len(motion), 1, 1)), np.linalg.inv(mean)
-    return {
-        "unweighted, as acquired": (still, np.eye(4)),
-        "as acquired": (still, np.eye(4)),
-        "aligned, at weighted volumes": (motion @ back, back),
-        "aligned, at b0": (motion, np.eye(4)),
-    }
+@dataclass(frozen=True)
+class Way:
+    """How volumes are resampled for our maps, and where both sides are looked up.
+
+    `here2b0` takes points of our maps to the b0; `here2theirs` takes them to the scanner's maps.
+    """
+
+    poses: np.ndarray
+    distortion: Distortion | None
+    here2b0: np.ndarray
+    here2theirs: np.ndarray
+
+
+def ways_to_process(scan: Scan) -> dict[str, Way]:
+    """Return what is compared."""
+    still, here = np.tile(np.eye(4), (scan.data.shape[3], 1, 1)), np.eye(4)
+    ways = {name: Way(still, None, here, here) for name in ("unweighted, as acquired", "as acquired")}
+    for prefix, axis in (("rigidly aligned", None), ("aligned", scan.phase_axis)):
+        found = estimate_dwi_motion(scan.data, scan.grid.vox2ras, scan.table, phase_axis=axis)
+        for note in found.eddy_notes:
+            print(f"  {note}")
+        mean = found.ref2seen[list(scan.table.weighted_volumes)].mean(0)
+        eddy = None if found.eddy is None else with_eddy_currents(None, found.eddy.affines)
+        back = np.linalg.inv(mean)
+        ways[f"{prefix}, at weighted volumes"] = Way(found.ref2volume @ back, eddy, back, here)
+        ways[f"{prefix}, at b0"] = Way(found.ref2volume, eddy, here, here)
+        ways[f"{prefix}, at b0; theirs moved"] = Way(found.ref2volume, eddy, here, mean)
+    return ways
 
 
 def compare(scan: Scan, cache: Path) -> tuple[list[Row], dict[str, np.ndarray]]:
@@ -146,14 +168,19 @@ def compare(scan: Scan, cache: Path) -> tuple[list[Row], dict[str, np.ndarray]]:
     mask = rough_brain_mask(scan.data[..., list(scan.table.b0_volumes)].mean(-1), grid)
     white = white_matter(scan, mask, cache)
     rows, figures = [], {"scanner": np.where(mask, scan.fa, 0)}
-    for way, (poses, here2b0) in ways_to_process(scan).items():
-        points = apply_affine(here2b0, grid.points())
+    for way, how in ways_to_process(scan).items():
+        points = apply_affine(how.here2b0, grid.points())
+        there = apply_affine(how.here2theirs, grid.points())
+        scanner_fa, scanner_md = (resample(x, grid.vox2ras, there, order=1) for x in (scan.fa, scan.md))
         tissue = resample(white, grid.vox2ras, points, order=1)
         brain = resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5
-        brain &= scan.md > 0
+        brain &= scanner_md > 0
         each = [[k] for k in range(n_volumes)]
-        signals = segment_means(scan.data, grid.vox2ras, poses, each, grid.points()[brain]).T
-        rotated = replace(scan.table, bvecs=rotate_bvecs(scan.table.bvecs, poses))
+        signals = segment_means(
+            scan.data, grid.vox2ras, how.poses, each, grid.points()[brain], distortion=how.distortion
+        ).T
+        turned = split_affines(how.poses, np.array([0.0, 1, 0]), np.zeros(3))[0]
+        rotated = replace(scan.table, bvecs=rotate_bvecs(scan.table.bvecs, turned))
         maps = tensor_maps(signals, rotated)
         fa, md = unweighted(signals, rotated) if way.startswith("unweighted") else (maps.fa, maps.md)
         inside = tissue[brain] > WHITE_MATTER
@@ -162,8 +189,8 @@ def compare(scan: Scan, cache: Path) -> tuple[list[Row], dict[str, np.ndarray]]:
                 scan.name,
                 way,
                 int(inside.sum()),
-                agreement(fa[inside], scan.fa[brain][inside]),
-                agreement(md[inside] * 1e3, scan.md[brain][inside] * 1e3),
+                agreement(fa[inside], scanner_fa[brain][inside]),
+                agreement(md[inside] * 1e3, scanner_md[brain][inside] * 1e3),
                 float(np.median(maps.residual[inside])),
             )
         )
@@ -201,14 +228,14 @@ def main(argv: list[str] | None = None) -> int:
         print("no diffusion series with maps of the scanner", file=sys.stderr)
         return 1
     heads = "".join(f"{head:>9s}" for head in ("r", "slope", "median", "differ"))
-    print(f"{'white matter':32s}{'voxels':>8s}  FA{heads[2:]}  MD (1e-3 mm2/s){heads}  misfit")
+    print(f"{'white matter':42s}{'voxels':>8s}  FA{heads[2:]}  MD (1e-3 mm2/s){heads}  misfit")
     for scan in scans:
         print(scan.name)
         with tempfile.TemporaryDirectory() as cache:
             rows, figures = compare(scan, Path(cache))
         for row in rows:
             cells = ["".join(f"{value:9.4f}" for value in values) for values in (row.fa, row.md)]
-            print(f"  {row.way:30s}{row.n_voxels:8d}{cells[0]}{'':17s}{cells[1]}  {row.residual:.3f}")
+            print(f"  {row.way:40s}{row.n_voxels:8d}{cells[0]}{'':17s}{cells[1]}  {row.residual:.3f}")
         if options.figures:
             options.figures.mkdir(parents=True, exist_ok=True)
             draw(figures, options.figures / f"{scan.name.removesuffix('.nii.gz')}_FA.png")

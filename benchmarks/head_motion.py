@@ -15,6 +15,8 @@ from phantoms import Case, bold_case, dwi_case, load_person
 IN_PEERS = {"ANTs"}
 # The slowest see fewer volumes still.
 FEWER = {"dipy": 6}
+# Shift (mm) and slopes (mm per mm) for a gradient along R, A and S: up to 3 mm at the edge of the head.
+EDDY = np.array([[0.9, 0.012, -0.004, 0.008], [-0.7, 0.006, 0.018, -0.005], [1.1, -0.007, 0.006, 0.015]])
 BOLD_TOOLS = ("none", "pds-bids", "SimpleITK", "ANTs")
 DWI_TOOLS = ("none", "pds-bids", "SimpleITK", "ANTs", "dipy")
 
@@ -36,13 +38,13 @@ def run_bold(
 def run_dwi(
     out_dir: Path, peers_python: str | None, labels: Path | None, *, n_volumes: int, n_peer_volumes: int
 ) -> list[dict[str, Any]]:
-    """Return rows for b = 1000 and b = 3000, signal-to-noise ratio 25 at b = 0."""
+    """Return rows for b = 1000 and b = 3000, signal-to-noise ratio 25, and b = 1000 with eddy currents."""
     rows = []
-    for seed, bval in ((21, 1000.0), (22, 3000.0)):
+    for seed, bval, eddy in ((21, 1000.0, None), (22, 3000.0, None), (21, 1000.0, EDDY)):
         person = load_person(labels, out_dir / "cache", seed)
         n_b0 = max(1, round(n_volumes / 11))
-        case = dwi_case(person, seed, bval, n_directions=n_volumes - n_b0, n_b0=n_b0)
-        name = f"b = {bval:.0f}, {n_volumes} volumes"
+        case = dwi_case(person, seed, bval, n_directions=n_volumes - n_b0, n_b0=n_b0, eddy=eddy)
+        name = f"b = {bval:.0f}, {n_volumes} volumes" + (", eddy currents" if eddy is not None else "")
         rows += _compare(
             "dwi-motion", name, case, case.series[..., 0], DWI_TOOLS, out_dir, peers_python, n_peer_volumes
         )

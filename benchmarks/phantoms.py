@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from pds_bids.imaging.eddy import along_phase_encoding
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.rigid import grid_centre, parameters_to_matrices
 from pds_bids.phantom import contrast
@@ -139,10 +140,13 @@ def dwi_case(
     noise: float = 0.04,
     shape: tuple[int, int, int] = (96, 96, 60),
     zoom_mm: float = 2.0,
+    eddy: np.ndarray | None = None,
 ) -> Case:
     """Simulate DWI: free fluid beside tissue of two compartments, so that high b is not mono-exponential.
 
     `noise` is relative to the mean b0 signal in the head: 0.04 is a signal-to-noise ratio of 25 at b = 0.
+    `eddy`, ``(3, 4)``, holds the coefficients of `EddyCurrents` along A for a gradient along R, A and S; the
+    maps of the case then contain the shear, and signal piles up where voxels are squeezed.
     """
     rng = np.random.default_rng(seed)
     grid, fine = _grids(person, shape, zoom_mm)
@@ -157,13 +161,16 @@ def dwi_case(
     bvecs[~is_b0] *= rng.choice([-1, 1], (len(vectors), 1))
     walk = random_walk(rng, n_volumes, 2.0, 2.0)
     poses = parameters_to_matrices(walk - walk[0], grid_centre(grid))
+    rest = poses
+    if eddy is not None:
+        poses = along_phase_encoding(bvecs @ eddy, np.array([0.0, 1, 0]), grid_centre(grid)) @ poses
     coil = _coil(rng, grid)
     b0, signal = _diffusion(rng, person, seen)
     sd = noise * float(b0[b0 > 0.3 * b0.max()].mean())
     series = np.empty((*grid.shape, n_volumes), np.float32)
     for k, pose in enumerate(poses):
-        image = b0 if is_b0[k] else signal(bvals[k] / 1000, pose[:3, :3].T @ bvecs[k])
-        moved = _at(_spline(image, fine, zoom_mm), fine, grid, pose)
+        image = b0 if is_b0[k] else signal(bvals[k] / 1000, rest[k, :3, :3].T @ bvecs[k])
+        moved = _at(_spline(image, fine, zoom_mm), fine, grid, pose) / np.linalg.det(pose)
         series[..., k] = 1000 * _rician(rng, coil * moved, sd)
     return Case(series, grid.vox2ras, poses, _brain(seen, np.eye(4)), bvals, bvecs)
 

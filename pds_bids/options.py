@@ -69,9 +69,10 @@ class UnringingMethod(StrEnum):
 
 
 class Ignore(StrEnum):
-    """What of a dataset is not used although it is there."""
+    """What of a dataset is not used, or not corrected, although it is there."""
 
     FIELDMAPS = "fieldmaps"
+    EDDY = "eddy"
 
 
 class DenoiseMethod(StrEnum):

@@ -144,6 +144,8 @@ def _with_fieldmaps(planned: SessionPlan, files: DatasetFiles, config: RunConfig
             notes.append(f"{modality.upper()}: distortion is corrected with {fieldmap.kind} ({names})")
         else:
             notes.append(f"{modality.upper()}: susceptibility distortion is not corrected: {reason}")
+        if modality is Modality.DWI and (why_not := _no_eddy(series, config)):
+            notes.append(f"DWI: eddy currents are not corrected: {why_not}")
         is_pair = fieldmap is not None and fieldmap.kind is FieldmapKind.DWI_PAIR
         alone = series if is_pair else without_opposite(series)
         chosen[modality] = alone
@@ -163,6 +165,14 @@ def _with_fieldmaps(planned: SessionPlan, files: DatasetFiles, config: RunConfig
         notes=tuple(notes),
         not_used=tuple(not_used),
     )
+
+
+def _no_eddy(series: Series, config: RunConfig) -> str:
+    """Return why eddy currents are not corrected, or an empty string."""
+    if Ignore.EDDY in config.ignore:
+        return "--ignore eddy"
+    told = {"PhaseEncodingDirection", "PhaseEncodingAxis"} & series.metadata.keys()
+    return "" if told else "the sidecar has no PhaseEncodingDirection and no PhaseEncodingAxis"
 
 
 def _fieldmap_of(series: Series, fmap_files: Sequence[Path], root: Path) -> tuple[Fieldmap | None, str]:

@@ -250,7 +250,8 @@ def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
         "--ignore",
         nargs="+",
         choices=_values(Ignore),
-        help="what not to use although it is there; fieldmaps: do not correct susceptibility distortion",
+        help="what not to use although it is there; fieldmaps: do not correct susceptibility distortion; "
+        "eddy: do not correct eddy currents of diffusion gradients",
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 MOTION_NAMES = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
+EDDY_NAMES = ("eddy_shift", "eddy_slope_x", "eddy_slope_y", "eddy_slope_z")
 HEAD_RADIUS_MM = 50.0
 RMS_RADIUS_MM = 80.0
 # Spikes as fMRIPrep flags them by default: FD above 0.5 mm or standardised DVARS above 1.5.
@@ -239,6 +240,7 @@ def dwi_confounds(
     bvecs: np.ndarray,
     *,
     starts: Sequence[int] = (0,),
+    eddy: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Build the confound table of a DWI series, with QSIPrep's names for the gradients.
 
@@ -256,6 +258,8 @@ def dwi_confounds(
         ``(N, 3)`` along the RAS+ axes, after rotation to the reference.
     starts : sequence of int
         First volume of each run.
+    eddy : ndarray, optional
+        ``(N, 4)`` coefficients of `EddyCurrents`; without them there are no columns of eddy currents.
 
     Returns
     -------
@@ -280,6 +284,8 @@ def dwi_confounds(
     columns = _without_starts(columns | _motion_columns(parameters), starts)
     columns["bval"] = np.asarray(bvals, float)
     columns |= {f"grad_{axis}": np.asarray(bvecs, float)[:, k] for k, axis in enumerate("xyz")}
+    if eddy is not None:
+        columns |= dict(zip(EDDY_NAMES, np.asarray(eddy, float).T, strict=True))
     return pd.DataFrame(columns)
 
 
@@ -314,6 +320,7 @@ def _describe(name: str) -> dict[str, str]:
 
 
 _SIGN = "rigid map from the reference to the volume, about the centre of the reference grid, RAS+"
+_EDDY = "by eddy currents, towards larger indices of the RAS+ axis of phase encoding"
 _COLUMN_TEXT = {
     **{f"trans_{axis}": (f"Translation along {axis}; {_SIGN}", "mm") for axis in "xyz"},
     **{f"rot_{axis}": (f"Rotation about {axis}, R = Rx Ry Rz; {_SIGN}", "rad") for axis in "xyz"},
@@ -325,6 +332,8 @@ _COLUMN_TEXT = {
     "csf": ("Mean over cerebrospinal fluid", "arbitrary"),
     "white_matter": ("Mean over white matter", "arbitrary"),
     "bval": ("b-value", "s/mm^2"),
+    "eddy_shift": (f"Displacement {_EDDY} at the centre of the field of view", "mm"),
+    **{f"eddy_slope_{a}": (f"Displacement {_EDDY}: its change along {a}, RAS+", "mm/mm") for a in "xyz"},
     **{f"grad_{a}": (f"Gradient direction along {a}, RAS+, rotated to the reference", "") for a in "xyz"},
 }
 _OUTLIER_TEXT = {

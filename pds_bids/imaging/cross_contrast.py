@@ -22,13 +22,12 @@ from pds_bids.imaging.gauss_newton import (
     ARC_MM,
     GAIN_MM,
     TUKEY,
-    Level,
-    Sampler,
     choose_points,
     small_motion,
 )
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.rigid import grid_centre
+from pds_bids.imaging.sampler import Level, Sampler
 
 __all__ = ["inner_brain", "refine_across"]
 

@@ -4,10 +4,12 @@ An echo-planar volume is true to shape along two axes. Along the third, that of 
 spins precess by ``hz`` faster than the scanner expects is displaced by ``hz`` times the readout time, in
 voxels. The head carries its field with it, so one field in the reference position serves all volumes; the
 direction and the readout time may differ from volume to volume (blips up and blips down in one series).
+Eddy currents of diffusion gradients displace along the same axis, by a field that stays with the scanner: one
+affine map per volume, which comes first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -17,7 +19,7 @@ from scipy import ndimage
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.grid import Grid, apply_affine
 
-__all__ = ["Distortion", "PhaseEncoding", "phase_encoding"]
+__all__ = ["Distortion", "PhaseEncoding", "phase_encoding", "phase_encoding_axis", "with_eddy_currents"]
 
 # A voxel that the field squeezes below a tenth or stretches beyond five times has no content of its own.
 SMALLEST_DENSITY, LARGEST_DENSITY = 0.1, 5.0
@@ -82,6 +84,32 @@ def phase_encoding(metadata: Mapping[str, Any], vox2ras: np.ndarray) -> PhaseEnc
     return PhaseEncoding(int(to), float(backwards * sign * readout_s))
 
 
+def phase_encoding_axis(metadata: Mapping[str, Any], vox2ras: np.ndarray) -> int | None:
+    """Read along which axis phase was encoded, which some scanners tell without the sign.
+
+    Parameters
+    ----------
+    metadata : Mapping
+        BIDS sidecar with ``PhaseEncodingDirection``, or with ``PhaseEncodingAxis`` as dcm2niix writes it.
+    vox2ras : ndarray
+        ``(4, 4)`` affine of the image as stored, before any reorientation.
+
+    Returns
+    -------
+    int or None
+        Axis of the RAS+ array; None if the sidecar does not tell.
+
+    Examples
+    --------
+    >>> phase_encoding_axis({"PhaseEncodingAxis": "j"}, np.diag([-2.0, 2, 2, 1]))
+    1
+    """
+    said = metadata.get("PhaseEncodingDirection") or metadata.get("PhaseEncodingAxis")
+    if not isinstance(said, str) or said.removesuffix("-") not in ("i", "j", "k"):
+        return None
+    return int(nib.io_orientation(vox2ras)["ijk".index(said[0])][0])
+
+
 @dataclass(frozen=True, eq=False)
 class Distortion:
     """Off-resonance in the reference position, and the readout of every volume of a series.
@@ -96,6 +124,8 @@ class Distortion:
         ``(N,)`` int, axis of phase encoding of each volume, as in `PhaseEncoding`.
     readout_s : ndarray
         ``(N,)`` float64, signed readout time of each volume; 0 for a volume without distortion.
+    eddy : ndarray, optional
+        ``(N, 4, 4)`` from `EddyCurrents.affines`, RAS+ mm.
 
     Raises
     ------
@@ -107,12 +137,17 @@ class Distortion:
     grid: Grid
     axes: np.ndarray
     readout_s: np.ndarray
+    eddy: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.hz.shape != self.grid.shape or self.axes.shape != self.readout_s.shape:
             raise GeometryError(
                 f"field {self.hz.shape} on a grid {self.grid.shape}, axes {self.axes.shape}, readout times "
                 f"{self.readout_s.shape}: expected a field on its grid and one axis and time per volume"
+            )
+        if self.eddy is not None and self.eddy.shape != (self.axes.size, 4, 4):
+            raise GeometryError(
+                f"eddy currents {self.eddy.shape} of {self.axes.size} volumes: expected a 4 x 4 matrix each"
             )
 
     def at(self, points: np.ndarray, vox2ras: np.ndarray) -> "SampledDistortion":
@@ -142,7 +177,8 @@ class Distortion:
                 for s in (1, -1)
             ]
             slopes[axis] = ends[0] - ends[1]
-        return SampledDistortion(hz, slopes, self.axes, self.readout_s)
+        eddy = None if self.eddy is None else np.linalg.inv(vox2ras) @ self.eddy @ vox2ras
+        return SampledDistortion(hz, slopes, self.axes, self.readout_s, eddy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,16 +193,21 @@ class SampledDistortion:
         Axis to ``(P,)``: change of `hz` per voxel along that axis.
     axes, readout_s : ndarray
         As in `Distortion`.
+    eddy : ndarray, optional
+        ``(N, 4, 4)`` affine maps of voxel indices.
     """
 
     hz: np.ndarray
     slopes: dict[int, np.ndarray]
     axes: np.ndarray
     readout_s: np.ndarray
+    eddy: np.ndarray | None = None
 
     def move(self, index: np.ndarray, k: int) -> np.ndarray:
         """Return the ``(3, P)`` voxel indices at which volume `k` shows what belongs at `index`."""
         moved = index.copy()
+        if self.eddy is not None:
+            moved = self.eddy[k, :3, :3] @ index + self.eddy[k, :3, 3:]
         moved[self.axes[k]] += self.readout_s[k] * self.hz
         return moved
 
@@ -177,4 +218,33 @@ class SampledDistortion:
         signal is thinned out by that much.
         """
         factor = 1 + self.readout_s[k] * self.slopes[int(self.axes[k])]
+        if self.eddy is not None:
+            # Both displace along one axis, so that their slopes add.
+            factor = factor + np.linalg.det(self.eddy[k]) - 1
         return np.clip(factor, SMALLEST_DENSITY, LARGEST_DENSITY).astype(np.float32)
+
+
+def with_eddy_currents(distortion: Distortion | None, eddy: np.ndarray) -> Distortion:
+    """Add eddy currents to a distortion; without one they stand alone.
+
+    Parameters
+    ----------
+    distortion : Distortion or None
+        Of susceptibility.
+    eddy : ndarray
+        ``(N, 4, 4)`` from `EddyCurrents.affines`.
+
+    Returns
+    -------
+    Distortion
+
+    Raises
+    ------
+    GeometryError
+        If the numbers of volumes differ.
+    """
+    if distortion is not None:
+        return replace(distortion, eddy=eddy)
+    nowhere = Grid((1, 1, 1), np.eye(4))
+    still = np.zeros(len(eddy))
+    return Distortion(np.zeros((1, 1, 1), np.float32), nowhere, still.astype(int), still, eddy)

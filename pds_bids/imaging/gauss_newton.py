@@ -13,24 +13,24 @@ Baker and Matthews 2004, 10.1023/B:VISI.0000011205.11775.fd (inverse composition
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import DataError
+from pds_bids.imaging.eddy import along_phase_encoding
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.rigid import grid_centre
+from pds_bids.imaging.sampler import Level, Sampler
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Level", "Sampler", "Target", "align", "choose_points", "small_motion"]
+__all__ = ["Target", "align", "choose_points", "small_motion"]
 
-N_POSE = 6
+N_RIGID = 6
 # Rotations enter the equations as arcs at this radius, which makes all six unknowns of a like size (mm).
 # The gain is a polynomial in units of about the radius of a head.
 ARC_MM, GAIN_MM = 50.0, 80.0
@@ -42,97 +42,6 @@ TUKEY = 4.685
 # A pose is given up for one that fits better by this factor; less is noise.
 CLEARLY = 1.05
 FEWEST_POINTS, THIN = 100, 4
-
-
-@dataclass(frozen=True)
-class Level:
-    """One step from coarse to fine.
-
-    Parameters
-    ----------
-    sigma_mm, sigma_voxels : float
-        Standard deviation of the smoothing: as many mm, and at least so many voxels.
-    step : float
-        Spacing of the lattice of the smoothed image in standard deviations. Below 1 voxel it is read from a
-        cubic spline, which leaves little to the linear interpolation that follows.
-    n_points : int
-        Most points used.
-    n_iterations : int
-        Most Gauss-Newton steps.
-    gain_degree : int
-        Degree of the polynomial in space by which a volume is brighter than its reference.
-    """
-
-    sigma_mm: float
-    sigma_voxels: float
-    step: float
-    n_points: int
-    n_iterations: int
-    gain_degree: int = 2
-
-
-class Sampler:
-    """Smooths volumes onto the lattice of a level and reads them at points.
-
-    Parameters
-    ----------
-    grid : Grid
-        Of the volumes.
-    level : Level
-        Smoothing and spacing.
-    device : str
-        Where torch computes.
-    """
-
-    def __init__(self, grid: Grid, level: Level, device: str) -> None:
-        import torch
-
-        zooms = np.asarray(grid.zooms)
-        sigma = np.maximum(level.sigma_mm, level.sigma_voxels * zooms) / zooms
-        steps = level.step * sigma
-        steps = np.where(steps >= 1, np.floor(steps), steps)
-        matrices = [_smoother(*axis) for axis in zip(grid.shape, sigma, steps, strict=True)]
-        self._smoothers = [torch.as_tensor(matrix, device=device) for matrix in matrices]
-        x, y, z = (len(matrix) for matrix in matrices)
-        self.lattice = Grid((x, y, z), grid.vox2ras @ np.diag([*steps, 1.0]))
-        self.steps = steps
-        self.margin = np.ceil(sigma / steps).astype(int)
-        # grid_sample wants the last axis first and -1..1 between the centres of the outermost voxels.
-        scale = 2 / np.maximum(np.asarray(self.lattice.shape)[::-1] - 1, 1)
-        index2unit = np.zeros((3, 4))
-        index2unit[[0, 1, 2], [2, 1, 0]], index2unit[:, 3] = scale, -1
-        self._ras2unit = index2unit @ self.lattice.ras2vox
-        self.device = device
-        self.bytes_per_volume = 4 * x * y * z
-
-    def smooth(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Smooth ``(B, X, Y, Z)`` volumes onto the lattice."""
-        x, y, z = self._smoothers
-        rows = y @ (volumes @ z.T)
-        return (x @ rows.flatten(2)).unflatten(2, rows.shape[2:])
-
-    def read(
-        self, images: torch.Tensor, points: torch.Tensor, poses: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return smoothed images at the moved points, ``(B, P)``, and 1 where these are in view, else 0.
-
-        Parameters
-        ----------
-        images : Tensor
-            ``(B, ...)`` from `smooth`.
-        points : Tensor
-            ``(P, 4)`` homogeneous RAS+ mm in the reference.
-        poses : ndarray
-            ``(B, 4, 4)`` point maps.
-        """
-        import torch
-
-        maps = torch.as_tensor(self._ras2unit @ poses, dtype=torch.float32, device=self.device)
-        unit = points @ maps.transpose(1, 2)
-        values = torch.nn.functional.grid_sample(
-            images[:, None], unit[:, None, None], mode="bilinear", padding_mode="border", align_corners=True
-        )
-        return values[:, 0, 0, 0], (unit.abs().amax(2) <= 1).to(values.dtype)
 
 
 class Target:
@@ -152,12 +61,14 @@ class Target:
         ``(T, P, 3)`` their derivatives along RAS+, per mm.
     centre : ndarray
         ``(3,)`` mm, about which small rotations turn.
+    sheared : ndarray, optional
+        ``(3,)`` unit vector: volumes may also be sheared and scaled along it.
 
     Attributes
     ----------
     design : Tensor
-        ``(T, P, U)``: six derivatives by the pose, the standardised reference, 1, and the reference times
-        powers of the coordinates.
+        ``(T, P, U)``: six (sheared: nine) derivatives by the pose, the standardised reference, 1, and the
+        reference times powers of the coordinates.
     """
 
     def __init__(
@@ -168,8 +79,11 @@ class Target:
         values: np.ndarray,
         gradients: np.ndarray,
         centre: np.ndarray,
+        *,
+        sheared: np.ndarray | None = None,
     ) -> None:
-        self.sampler, self.level, self.centre = sampler, level, centre
+        self.sampler, self.level, self.centre, self.sheared = sampler, level, centre, sheared
+        self.n_pose = N_RIGID if sheared is None else N_RIGID + 3
         arm = points - centre
         self.points = self._tensor(np.column_stack([points, np.ones(len(points))]))
         scale = values.std(1)[:, None]
@@ -180,6 +94,8 @@ class Target:
             *np.moveaxis(gradients / scale[..., None], 2, 0),
             *np.moveaxis(turns / scale[..., None], 2, 0),
         ]
+        if sheared is not None:
+            columns += list(((gradients @ sheared / scale)[..., None] * arm / ARC_MM).transpose(2, 0, 1))
         columns += [shape - shape.mean(1, keepdims=True), constant]
         for degree in range(1, level.gain_degree + 1):
             for axes in combinations_with_replacement(range(3), degree):
@@ -222,16 +138,16 @@ class Target:
         return self.sampler.read(images, self.points, poses)
 
     def gain(self, values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-        """Return gain and offset, ``(B, U - 6)``, by reweighting, so that spoilt slices do not decide."""
+        """Return gain and offset, ``(B, U - n_pose)``, reweighted so that spoilt slices do not decide."""
         weights = inside
         for _ in range(4):
-            gain = _solve(self.design[..., N_POSE:], weights, values).to(values.dtype)
+            gain = _solve(self.design[..., self.n_pose :], weights, values).to(values.dtype)
             weights = inside * _tukey(self.residual(values, gain))
         return gain
 
     def residual(self, values: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         """Return what a gain leaves of the values, ``(B, P)``."""
-        return values - _product(self.design[..., N_POSE:].transpose(1, 2), gain)
+        return values - _product(self.design[..., self.n_pose :].transpose(1, 2), gain)
 
     def misfit(self, images: torch.Tensor, poses: np.ndarray) -> np.ndarray:
         """Return the median absolute residual of each image in its pose over its gain, ``(B,)``."""
@@ -296,12 +212,12 @@ def _descend(target: Target, thin: Target, images: torch.Tensor, poses: np.ndarr
         weights = inside * _tukey(residual)
         # The matrix only sets the length of steps, so few points will do; the right side decides their end.
         solved = _solve(target.design, weights, residual, THIN)
-        gain = gain + solved[:, N_POSE:].to(values.dtype)
-        # I(M p) = a Ref(dM p) + b: the first six unknowns are the step times the gain a.
-        step = (solved[:, :N_POSE] / gain[:, :1].double().clamp_min(1e-6)).cpu().numpy()
+        gain = gain + solved[:, target.n_pose :].to(values.dtype)
+        # I(M p) = a Ref(dM p) + b: the first unknowns are the step times the gain a.
+        step = (solved[:, : target.n_pose] / gain[:, :1].double().clamp_min(1e-6)).cpu().numpy()
         length = np.sqrt((step**2).sum(1))
         step *= np.minimum(1, LONGEST_STEP_MM / np.maximum(length, 1e-12))[:, None]
-        poses = poses @ np.linalg.inv(small_motion(step, target.centre))
+        poses = poses @ np.linalg.inv(small_motion(step, target.centre, target.sheared))
         if length.max() < TOLERANCE_MM:
             break
     return poses
@@ -379,22 +295,11 @@ def _tukey(residual: torch.Tensor) -> torch.Tensor:
     return (1 - (residual / (TUKEY * scale).clamp_min(1e-12)).square()).clamp_min(0).square()
 
 
-def small_motion(step: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Return the rigid matrices of steps (mm, and mm on the arc) about `centre`."""
+def small_motion(step: np.ndarray, centre: np.ndarray, sheared: np.ndarray | None = None) -> np.ndarray:
+    """Return the maps of steps (mm, mm on the arc) about `centre`; the last three shear along `sheared`."""
     motion = np.tile(np.eye(4), (len(step), 1, 1))
-    motion[:, :3, :3] = Rotation.from_rotvec(step[:, 3:] / ARC_MM).as_matrix()
+    motion[:, :3, :3] = Rotation.from_rotvec(step[:, 3:6] / ARC_MM).as_matrix()
     motion[:, :3, 3] = centre - motion[:, :3, :3] @ centre + step[:, :3]
-    return motion
-
-
-def _smoother(length: int, sigma: float, step: float) -> np.ndarray:
-    """Return the matrix that smooths along an axis (SD in voxels) and reads each `step` voxels, float32."""
-    places = step * np.arange(int(np.floor((length - 1) / step + 1e-9)) + 1)
-    is_fine = step < 1 and length > 3
-    distance = np.arange(length) - (np.arange(length) if is_fine else places)[:, None]
-    kernel = np.exp(-0.5 * (distance / sigma) ** 2)
-    kernel[np.abs(distance) > 4 * sigma] = 0
-    kernel /= kernel.sum(1, keepdims=True)
-    if is_fine:
-        kernel = make_interp_spline(np.arange(length), np.eye(length), k=3)(places) @ kernel
-    return kernel.astype(np.float32)
+    if sheared is None:
+        return motion
+    return along_phase_encoding(np.insert(step[:, 6:] / ARC_MM, 0, 0, axis=1), sheared, centre) @ motion

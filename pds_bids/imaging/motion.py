@@ -8,7 +8,7 @@ import numpy as np
 
 from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.dwi_motion import estimate_dwi_motion
-from pds_bids.imaging.gauss_newton import Level, Target, align
+from pds_bids.imaging.gauss_newton import Target, align
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.realign import realigned_mean, realigned_timeseries, segment_means
 from pds_bids.imaging.rigid import (
@@ -18,6 +18,7 @@ from pds_bids.imaging.rigid import (
     matrices_to_parameters,
     parameters_to_matrices,
 )
+from pds_bids.imaging.sampler import Level
 from pds_bids.imaging.series import Series, volume_blocks
 
 if TYPE_CHECKING:

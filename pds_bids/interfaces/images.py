@@ -170,6 +170,7 @@ def save_distortion(name: str, distortion: Distortion) -> str:
         vox2ras=distortion.grid.vox2ras,
         axes=distortion.axes,
         readout_s=distortion.readout_s,
+        eddy=np.zeros((0, 4, 4)) if distortion.eddy is None else distortion.eddy,
     )
     return str(path)
 
@@ -180,7 +181,10 @@ def load_distortion(path: str | Path | None) -> Distortion | None:
         return None
     with np.load(path, allow_pickle=False) as stored:
         grid = Grid(stored["hz"].shape, stored["vox2ras"])
-        return Distortion(stored["hz"], grid, stored["axes"], stored["readout_s"])
+        eddy = stored["eddy"]
+        return Distortion(
+            stored["hz"], grid, stored["axes"], stored["readout_s"], eddy if eddy.size else None
+        )
 
 
 def stored_affine(path: str | Path) -> tuple[np.ndarray, tuple[int, ...]]:

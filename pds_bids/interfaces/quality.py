@@ -44,6 +44,7 @@ class _SourceQualityInputSpec(BaseInterfaceInputSpec):
     coverage = File(exists=True, desc="JSON: how much of the brain was acquired")
     tensor_quality = File(exists=True, desc="DWI, JSON: the tensor fit and the orientation of the table")
     distortion_quality = File(exists=True, desc="JSON: what distortion correction did")
+    motion_quality = File(exists=True, desc="DWI, JSON: eddy currents, and shells against the b0s")
     denoise_notes = traits.List(traits.Str, usedefault=True, desc="DWI: remarks on denoising")
     notes = traits.List(traits.Str, usedefault=True, desc="warnings known beforehand")
 
@@ -94,6 +95,10 @@ class SourceQuality(SimpleInterface):
             content["distortion"] = distortion
             if not distortion["used"]:
                 warnings.append(f"susceptibility distortion was not corrected: {distortion['reason']}")
+        if self.inputs.motion_quality:
+            motion = _read(self.inputs.motion_quality)
+            content |= {name: motion[name] for name in ("eddy", "b0_to_shell")}
+            warnings.extend(motion["warnings"])
         if self.inputs.coverage:
             coverage = _read(self.inputs.coverage)
             content["coverage"] = coverage

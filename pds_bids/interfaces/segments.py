@@ -107,6 +107,7 @@ class _ConfoundsInputSpec(BaseInterfaceInputSpec):
     dummies = traits.List(traits.Int, usedefault=True, desc="BOLD: non-steady-state volumes")
     starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     gradients = File(exists=True, desc="DWI: from ConformGradients")
+    eddy = File(exists=True, desc="DWI: eddy currents from DWIMotion, when they were estimated")
     native2template = File(exists=True, desc="BOLD: point map, to find CSF and white matter")
     template = File(exists=True, desc="BOLD: from FetchTemplate")
 
@@ -132,7 +133,13 @@ class Confounds(SimpleInterface):
             gradients = read_gradients(self.inputs.gradients)
             rotated = rotate_bvecs(gradients.bvecs, motion)
             table = dwi_confounds(
-                parameters, motion, centre, gradients.bvals, rotated, starts=self.inputs.starts
+                parameters,
+                motion,
+                centre,
+                gradients.bvals,
+                rotated,
+                starts=self.inputs.starts,
+                eddy=np.load(self.inputs.eddy)["coefficients"] if self.inputs.eddy else None,
             )
         else:
             inside = mask > 0

@@ -15,7 +15,7 @@ from pds_bids.imaging.echoes import combined_volumes, mean_weights, t2star_weigh
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.intensity import brain_mean, n4_bias
 from pds_bids.imaging.masks import rough_brain_mask
-from pds_bids.imaging.motion import estimate_dwi_motion, estimate_motion, realigned_mean
+from pds_bids.imaging.motion import estimate_motion, realigned_mean
 from pds_bids.interfaces.images import (
     load,
     load_distortion,
@@ -33,7 +33,6 @@ __all__ = [
     "CombineEchoes",
     "ConformGradients",
     "ConformSeries",
-    "DWIMotion",
     "GroupB0s",
     "LeaveOut",
     "MeanVolumes",
@@ -165,42 +164,6 @@ class ConformGradients(SimpleInterface):
         path = Path.cwd() / "gradients.json"
         path.write_text(json.dumps({"bvals": bvals, "bvecs_ras": bvecs_ras}))
         self._results["gradients"] = str(path)
-        return runtime
-
-
-class _DWIMotionInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="conformed series")
-    gradients = File(exists=True, mandatory=True, desc="from ConformGradients")
-    groups = traits.List(
-        traits.Int, mandatory=True, desc="number of the phase-encoding direction of each volume, from 0"
-    )
-    sloppy = traits.Bool(False, usedefault=True, desc="coarser and faster")
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
-
-
-class DWIMotion(SimpleInterface):
-    """Estimate rigid head motion of a diffusion series, volume by volume.
-
-    Volumes of another phase-encoding direction are distorted otherwise: each direction has its own reference,
-    its first b0.
-    """
-
-    input_spec = _DWIMotionInputSpec
-    output_spec = _MotionOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        series, vox2ras = open_series(self.inputs.in_file)
-        table, groups = read_gradients(self.inputs.gradients), np.array(self.inputs.groups)
-        motion = np.tile(np.eye(4), (series.shape[3], 1, 1))
-        for group in np.unique(groups):
-            own = np.flatnonzero(groups == group)
-            # Runs of one direction follow each other.
-            part = series[..., own[0] : own[-1] + 1]
-            own_table = check_gradients(own.size, table.bvals[own], table.bvecs[own])
-            motion[own] = estimate_dwi_motion(
-                part, vox2ras, own_table, is_sloppy=self.inputs.sloppy
-            ).ref2volume
-        self._results["motion"] = _save_array("motion.npy", motion)
         return runtime
 
 

@@ -1,8 +1,10 @@
 """Paragraphs of the methods text that describe the preprocessing, in Markdown with Pandoc citations."""
 
-from pds_bids.config import EchoCombination, RunConfig
+from pds_bids.config import EchoCombination, Ignore, RunConfig
 from pds_bids.modalities import Modality
 from pds_bids.plan import SessionPlan
+
+_PHASE_ENCODING = {"PhaseEncodingDirection", "PhaseEncodingAxis"}
 
 __all__ = ["bold_text", "counted", "dwi_text", "registration_text"]
 
@@ -65,7 +67,7 @@ def dwi_text(sessions: list[SessionPlan], config: RunConfig) -> str:
         )
         parts.append(_joined(own, Modality.DWI))
         parts.append(_distortion(own, Modality.DWI))
-        parts.append("Eddy-current distortion was not corrected.")
+        parts.append(_eddy(own, config))
     parts.append(
         "The b = 0 and the diffusion-weighted volumes were averaged separately, over the whole "
         f"series and over {config.n_segments} segments (fewer for short series), {scheme}. Averages were "
@@ -92,6 +94,23 @@ def _joined(sessions: list[SessionPlan], modality: Modality) -> str:
     """Say in how many sessions runs were read as one series."""
     several = sum(bool((series := session.series(modality)) and series.joined) for session in sessions)
     return f"In {counted(several, 'session')} several runs were read as one series." if several else ""
+
+
+def _eddy(sessions: list[SessionPlan], config: RunConfig) -> str:
+    """Say whether eddy currents were corrected."""
+    told = sum(
+        bool((series := session.dwi) and (_PHASE_ENCODING & series.metadata.keys())) for session in sessions
+    )
+    if Ignore.EDDY in config.ignore or not told:
+        return "Eddy-current distortion was not corrected."
+    whose = "" if told == len(sessions) else f" for {counted(told, 'session')} whose phase encoding was known"
+    rest = "" if told == len(sessions) else "; for the others it was not corrected"
+    return (
+        f"Eddy currents were modelled{whose} as a displacement along phase encoding, linear in space and in "
+        "the diffusion gradient, estimated together with head motion from what the other volumes of the "
+        "shell predict [@eddy], unless the gradients explained no more than chance, and corrected in the "
+        f"same interpolation, with the signal's change where voxels are squeezed{rest}."
+    )
 
 
 def _distortion(sessions: list[SessionPlan], modality: Modality) -> str:

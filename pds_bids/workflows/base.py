@@ -10,7 +10,7 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.names import log_dir, output_path
 from pds_bids.bids.series import Series
-from pds_bids.config import Device, RunConfig
+from pds_bids.config import Device, Ignore, RunConfig
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w
 from pds_bids.interfaces.template import FetchTemplate
@@ -220,6 +220,7 @@ def _source_stages(
         series_wf = init_dwi_wf(
             series,
             fieldmap=fieldmap,
+            is_eddy_corrected=Ignore.EDDY not in config.ignore,
             denoise_method=config.denoise_method,
             unringing_method=config.unringing_method,
             sloppy=config.sloppy,

@@ -96,7 +96,8 @@ def init_series_derivatives_wf(
     ------
     template, t1w_gate
         From `FetchTemplate` and `RegisterT1w`.
-    starts, dummies, scale, mean, b0, mask, motion, fieldmap, distortion_quality, denoise_notes
+    starts, dummies, scale, mean, b0, mask, motion, fieldmap, distortion_quality, motion_quality,
+    denoise_notes
         From `init_bold_wf` or `init_dwi_wf`.
     gate, template2native, native2template, t1w2epi
         From `init_registration_wf`.
@@ -107,7 +108,7 @@ def init_series_derivatives_wf(
     """
     workflow = pe.Workflow(name=name)
     from_series = ["starts", "dummies", "scale", "mean", "b0", "mask", "motion"]
-    from_series += ["fieldmap", "distortion_quality", "denoise_notes"]
+    from_series += ["fieldmap", "distortion_quality", "motion_quality", "denoise_notes"]
     from_registration = ["gate", "template2native", "native2template", "t1w2epi"]
     from_segments = [
         "stack",
@@ -135,7 +136,7 @@ def init_series_derivatives_wf(
     )
     judged = ["template", "t1w_gate", "starts", "dummies", "scale", "mask", "gate"]
     judged += ["segments", "censored", "coverage", "tensor_quality", "confounds"]
-    judged += ["distortion_quality", "denoise_notes"]
+    judged += ["distortion_quality", "motion_quality", "denoise_notes"]
     saved = [field for field in fields if hasattr(save.inputs, field)]
     workflow.connect([
         (inputnode, table, [("segments", "segments")]),

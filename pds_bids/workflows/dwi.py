@@ -1,16 +1,18 @@
 """One acquired diffusion series: conform, noise, head motion, means, brain; and the maps made of it."""
 
+from pathlib import Path
+
 from nipype.pipeline import engine as pe
 
 from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
 from pds_bids.config import DenoiseMethod, UnringingMethod
 from pds_bids.interfaces.dwi import DenoiseDWI, TensorFit
+from pds_bids.interfaces.dwi_motion import DWIMotion, JoinEddy
 from pds_bids.interfaces.series import (
     BrainExtract,
     ConformGradients,
     ConformSeries,
-    DWIMotion,
     GroupB0s,
     LeaveOut,
     MeanVolumes,
@@ -19,7 +21,7 @@ from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS
 
-__all__ = ["direction_groups", "init_dwi_maps_wf", "init_dwi_wf"]
+__all__ = ["direction_groups", "init_dwi_maps_wf", "init_dwi_wf", "phase_axes"]
 
 # A head with the air around it.
 FIELD_OF_VIEW_ML = 9000.0
@@ -29,6 +31,7 @@ def init_dwi_wf(
     series: Series,
     *,
     fieldmap: Fieldmap | None = None,
+    is_eddy_corrected: bool = True,
     denoise_method: DenoiseMethod = DenoiseMethod.NONE,
     unringing_method: UnringingMethod = UnringingMethod.NONE,
     sloppy: bool,
@@ -55,6 +58,8 @@ def init_dwi_wf(
         Acquired series with its gradient table, and the runs that are joined to it.
     fieldmap : Fieldmap or None
         What its distortion is corrected with; a pair when a run of the opposite direction is joined.
+    is_eddy_corrected : bool
+        Correct eddy currents, where the sidecar tells the axis of phase encoding.
     denoise_method : DenoiseMethod
         How noise is removed before anything else.
     unringing_method : UnringingMethod
@@ -80,7 +85,9 @@ def init_dwi_wf(
     series, starts, motion, head_motion, mask, bias, scale
         As for BOLD.
     distortion, fieldmap, distortion_quality, distorted, corrected
-        As for BOLD.
+        As for BOLD; the distortion holds the eddy currents as well.
+    eddy, motion_quality
+        Eddy currents for the table of confounds; JSON for the quality file.
     gradients
         Checked table in scanner RAS+.
     mean
@@ -103,6 +110,7 @@ def init_dwi_wf(
     )
     conform = pe.Node(ConformSeries(in_files=files), name="conform", mem_gb=BLOCKS_GB)
     hmc = pe.Node(DWIMotion(sloppy=sloppy, groups=direction_groups(series)), name="hmc", mem_gb=1)
+    axes = phase_axes(series) if is_eddy_corrected else []
     mean = pe.Node(MeanVolumes(), name="mean", mem_gb=BLOCKS_GB)
     brain = pe.Node(BrainExtract(num_threads=omp_nthreads), name="brain", n_procs=omp_nthreads, mem_gb=0.5)
     clean = conform
@@ -122,15 +130,28 @@ def init_dwi_wf(
         (clean, outputnode, [("out_file", "series")]),
         (brain, outputnode, [("out_file", "b0"), ("out_file", "anchor"), ("other_file", "mean")]),
         (brain, outputnode, [("mask", "mask"), ("bias", "bias"), ("other_scale", "scale")]),
+        (hmc, outputnode, [("quality", "motion_quality")]),
     ])  # fmt: skip
     moved, table = hmc, gradients
+    has_eddy = any(axis for _, axis in axes)
+    if has_eddy:
+        hmc.inputs.group_files = [str(path) for path, _ in axes]
+        hmc.inputs.phase_axes = [axis for _, axis in axes]
+        eddy = pe.Node(JoinEddy(), name="eddy")
+        workflow.connect([
+            (hmc, eddy, [("eddy", "eddy")]),
+            (hmc, outputnode, [("eddy", "eddy")]),
+            (eddy, mean, [("distortion", "distortion")]),
+            (eddy, outputnode, [("distortion", "distortion")]),
+        ])  # fmt: skip
     if fieldmap is not None:
         distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
+        # With eddy currents, what resampling needs comes from the node that joins the two.
+        shown = [(a, b) for a, b in DISTORTION_OUTPUTS if not (has_eddy and b == "distortion")]
         workflow.connect([
             (identity_inputs, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
-            (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
-            # A list of its own: Nipype takes it apart.
-            (distortion_wf, outputnode, list(DISTORTION_OUTPUTS)),
+            (distortion_wf, eddy if has_eddy else mean, [("outputnode.distortion", "distortion")]),
+            (distortion_wf, outputnode, shown),
         ])  # fmt: skip
         is_pair = fieldmap.kind is FieldmapKind.DWI_PAIR
         add = _connect_pair if is_pair else _connect_fieldmap
@@ -261,3 +282,15 @@ def direction_groups(series: Series) -> list[int]:
     known = list(dict.fromkeys(directions))
     numbers = [known.index(direction) for direction in directions]
     return [n for n, run in zip(numbers, series.runs, strict=True) for _ in range(run.n_volumes)]
+
+
+def phase_axes(series: Series) -> list[tuple[Path, str]]:
+    """Return a file of each of the `direction_groups`, and its stored axis of phase encoding, or ``""``."""
+    groups, first = direction_groups(series), 0
+    found: dict[int, tuple[Path, str]] = {}
+    for run in series.runs:
+        told = run.metadata.get("PhaseEncodingDirection") or run.metadata.get("PhaseEncodingAxis") or ""
+        number = groups[first] if groups else 0
+        found.setdefault(number, (run.path, str(told).removesuffix("-")))
+        first += run.n_volumes
+    return [found[number] for number in sorted(found)]

@@ -33,6 +33,8 @@ SERIES_FIELDS = [
     "distortion",
     "fieldmap",
     "distortion_quality",
+    "eddy",
+    "motion_quality",
     "distorted",
     "corrected",
     "denoise_notes",
@@ -170,7 +172,7 @@ def init_segments_wf(
 
     Inputs
     ------
-    series, starts, motion, head_motion, dummies, gradients, distortion, mask, bias
+    series, starts, motion, head_motion, dummies, gradients, distortion, eddy, mask, bias
         From `init_bold_wf` or `init_dwi_wf`.
     template2native, native2template
         From `init_registration_wf`.
@@ -199,6 +201,7 @@ def init_segments_wf(
         "dummies",
         "gradients",
         "distortion",
+        "eddy",
         "mask",
         "bias",
         "template2native",
@@ -249,7 +252,7 @@ def _add_confounds(workflow: pe.Workflow, series: Series) -> None:
     mem_gb = timeseries_mem_gb(series) if is_bold else 0.5
     confounds = pe.Node(Confounds(), name="confounds", mem_gb=mem_gb)
     inputnode = workflow.get_node("inputnode")
-    own = ["dummies", "native2template", "template"] if is_bold else ["gradients"]
+    own = ["dummies", "native2template", "template"] if is_bold else ["gradients", "eddy"]
     workflow.connect([
         (inputnode, confounds, [("series", "in_file"), ("motion", "motion"), ("mask", "mask")]),
         (inputnode, confounds, [("distortion", "distortion"), ("starts", "starts")]),
