@@ -191,8 +191,9 @@ def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[s
     shells: list[dict[str, object]] = []
     for offset in offsets:
         values = {name: float(getattr(offset, name)) for name in names}
-        used = "regression" if offset.is_regression else "mutual information"
-        shells.append({name: None if np.isnan(v) else v for name, v in values.items()} | {"used": used})
+        shells.append(
+            {name: None if np.isnan(v) else v for name, v in values.items()} | {"used": str(offset.used)}
+        )
     return {
         "eddy": eddy,
         "b0_to_shell": shells,

@@ -6,7 +6,7 @@ from pds_bids.imaging import dwi_offset
 from pds_bids.imaging.cross_contrast import inner_brain, refine_across
 from pds_bids.imaging.dwi import check_gradients
 from pds_bids.imaging.dwi_model import leave_one_out_weights, predict_others
-from pds_bids.imaging.dwi_offset import offset_of_shell
+from pds_bids.imaging.dwi_offset import OffsetSource, offset_of_shell
 from pds_bids.imaging.eddy import EddyCurrents
 from pds_bids.imaging.grid import apply_affine
 from pds_bids.imaging.motion import estimate_dwi_motion, parameters_to_matrices
@@ -111,25 +111,28 @@ def test_offset_is_kept_where_both_ways_agree(rich_head, make_grid, displacement
     shell = 500 * there * np.exp(-0.7 * there)
     found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), np.eye(4), 1)
     assert displacement([found.b02shell], [pose])[0] < 0.1
-    assert found.is_regression
+    assert found.used == OffsetSource.REGRESSION
     assert not caplog.records
 
 
-@pytest.mark.parametrize("wrong", ["regression", "mutual information"])
-def test_inside_of_the_brain_decides_between_two_ways(wrong, rich_head, make_grid, displacement, monkeypatch):
+@pytest.mark.parametrize("right", OffsetSource)
+def test_inside_of_the_brain_decides_between_ways(right, rich_head, make_grid, displacement, monkeypatch):
     grid = make_grid(zooms=(4, 4, 4))
-    pose, astray = parameters_to_matrices([[1.5, -1, 2, 0, 0, 0], [1.5, -1, -2, 0, 0, 0]], grid_centre(grid))
+    moves = [[1.5, -1, 2, 0, 0, 0], [1.5, -1, -2, 0, 0, 0], [-1.5, 1, -2, 0, 0, 0]]
+    pose, astray, elsewhere = parameters_to_matrices(moves, grid_centre(grid))
+    if right == OffsetSource.NONE:
+        pose = np.eye(4)
     b0 = 1000 * rich_head(grid.points())
     there = rich_head(apply_affine(np.linalg.inv(pose), grid.points()))
     shell = 500 * there * np.exp(-0.7 * there)
-    by_mutual, by_regression = (pose, astray) if wrong == "regression" else (astray, pose)
+    by_mutual = pose if right == OffsetSource.MUTUAL_INFORMATION else astray
+    by_regression = pose if right == OffsetSource.REGRESSION else elsewhere
     monkeypatch.setattr(dwi_offset.MutualInformation, "align", lambda *_: by_mutual)
     monkeypatch.setattr(dwi_offset, "refine_across", lambda *_: (by_regression, 0.0))
     found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), np.eye(4), 1)
     assert displacement([found.b02shell], [pose])[0] < 1e-9
-    assert found.is_regression == (wrong != "regression")
-    assert found.disagreement_mm == pytest.approx(4)
-    assert "4.00 mm apart" in found.warning
+    assert found.used == right
+    assert f"{found.disagreement_mm:.2f} mm apart" in found.warning
 
 
 # Shift (mm) and slopes (mm per mm) along the axis of phase encoding for a gradient along R, A and S.
