@@ -1,11 +1,12 @@
 """A virtual person, and what lies where in a scanner's field of view."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.phantom.anatomy import Anatomy
+from pds_bids.phantom.disease import Effects, no_effects
 from pds_bids.phantom.fields import random_displacement, random_field
 from pds_bids.phantom.head_motion import rigid
 from pds_bids.phantom.sampling import AnatomySampler, gather
@@ -30,6 +31,8 @@ class Person:
         ``(X, Y, Z, 3)`` float32 on `warp_grid`, in template space: what the affine does not say.
     warp_grid : Grid
         Coarse lattice.
+    effects : Effects
+        What a disease changes; by default nothing.
     """
 
     sampler: AnatomySampler
@@ -37,6 +40,7 @@ class Person:
     scanner2template: np.ndarray
     warp_mm: np.ndarray
     warp_grid: Grid
+    effects: Effects = field(default_factory=no_effects)
 
     def look(self, scanner_points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """Return fractions, maps and template points at ``(N, 3)`` points of the scanner, mm."""
@@ -64,6 +68,8 @@ class Scan:
         Fields and priors, ``(N,)`` each.
     template_points : ndarray
         ``(N, 3)`` mm.
+    parcels : ndarray
+        ``(N,)`` int32 index of the atlas's parcel, 0 none.
     """
 
     grid: Grid
@@ -71,6 +77,7 @@ class Scan:
     latents: np.ndarray
     maps: dict[str, np.ndarray]
     template_points: np.ndarray
+    parcels: np.ndarray
 
     def image(self, table: np.ndarray) -> np.ndarray:
         """Return ``(X, Y, Z)`` float32 of a table of `pds_bids.phantom.contrast.linearise`."""
@@ -108,4 +115,14 @@ def scan(rng: np.random.Generator, person: Person, grid: Grid) -> Scan:
         latents[:, 1 + latent] = 0.8 * smooth[:, latent] + rng.normal(0, 0.4)
     latents[:, 1 + Latent.TRACT] = maps["tract"]
     latents[:, 1 + Latent.NUCLEUS] = maps["nuclei"]
-    return Scan(grid, fractions, latents, maps, points)
+    latents[:, 1:] += gather(person.effects.latents, apply_affine(person.effects.grid.ras2vox, points))
+    return Scan(grid, fractions, latents, maps, points, _parcels(person.effects, points))
+
+
+def _parcels(effects: Effects, points: np.ndarray) -> np.ndarray:
+    """Return the nearest parcel at ``(N, 3)`` template points, 0 outside of the atlas."""
+    index = np.rint(apply_affine(effects.parcel_grid.ras2vox, points)).astype(np.int64)
+    inside = ((index >= 0) & (index < effects.parcels.shape)).all(1)
+    found = np.zeros(len(points), np.int32)
+    found[inside] = effects.parcels[tuple(index[inside].T)]
+    return found
