@@ -64,9 +64,7 @@ def person(anatomy: Anatomy) -> Person:
 @pytest.fixture(scope="session")
 def epi_grid() -> Grid:
     """Voxels of a quick series."""
-    return Grid(
-        (38, 44, 32), np.array([[5.0, 0, 0, -92], [0, 5.0, 0, -126], [0, 0, 5.0, -72], [0, 0, 0, 1]])
-    )
+    return Grid((38, 44, 32), np.array([[5.0, 0, 0, -92], [0, 5.0, 0, -126], [0, 0, 5.0, -72], [0, 0, 0, 1]]))
 
 
 @pytest.fixture(scope="session")

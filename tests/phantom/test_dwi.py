@@ -14,6 +14,7 @@ from pds_bids.phantom.eddy import EddyCurrents, draw_eddy
 from pds_bids.phantom.epi import EpiOptions
 from pds_bids.phantom.gradients import gradient_table
 from pds_bids.phantom.head_motion import rigid
+from pds_bids.phantom.moving_head import evaluate, spline
 from pds_bids.phantom.tissue import BRAIN, FLUID, Latent, Tissue
 
 IDEAL = EpiOptions.ideal()
@@ -23,7 +24,9 @@ PROTOCOL = DwiProtocol()
 def run(person, seen, bvals, bvecs, epi=IDEAL, motion=None, seed=3, **options):
     motion = np.zeros((len(bvals), 6)) if motion is None else motion
     options = {"free_water": False} | options
-    return dwi_series(np.random.default_rng(seed), person, seen, motion, bvals, bvecs, PROTOCOL, epi, **options)
+    return dwi_series(
+        np.random.default_rng(seed), person, seen, motion, bvals, bvecs, PROTOCOL, epi, **options
+    )
 
 
 def fit(series, bvals, bvecs, inside):
@@ -60,7 +63,7 @@ def test_planted_tensor_is_that_of_the_tissues_and_their_latent_fields(person, s
     # More water: MD and T2 up, FA down, all together.
     changed = person.tissue.at(np.array([0, 0, 1.0, 0, 0]))
     np.testing.assert_allclose(wet.md_um2_ms[white], changed[Tissue.WHITE, 4], rtol=2e-3)
-    np.testing.assert_allclose(wet.fa[white], changed[Tissue.WHITE, 5], rtol=2e-3)
+    np.testing.assert_allclose(wet.fa[white], changed[Tissue.WHITE, 5], rtol=5e-3)
     np.testing.assert_allclose(wet.b0[white], b0_signal(changed)[Tissue.WHITE], rtol=5e-3)
 
 
@@ -95,7 +98,7 @@ def test_free_water_decays_as_a_compartment_of_its_own(person, seen_voxels):
     total = seen.fractions @ base
     np.testing.assert_allclose(truth.b0.ravel(), total, atol=1e-4)
     head = total > 0.05
-    np.testing.assert_allclose(truth.free_water.ravel()[head], (water / total)[head], atol=1e-3)
+    np.testing.assert_allclose(truth.free_water.ravel()[head], water[head] / total[head], atol=1e-3)
     mixed = (truth.free_water > 0.3) & (truth.free_water < 0.7) & (seen.share(Tissue.VENTRICLE) < 0.01)
     assert mixed.sum() > 100
     share = truth.free_water[mixed]
@@ -139,11 +142,16 @@ def test_gradient_turns_against_the_head(person, seen_voxels):
         np.array([direction, along, direction]),
         motion=np.array([0 * turn, turn, turn]),
     )
-    sums = series.sum((0, 1, 2))
-    assert sums[1] == pytest.approx(sums[0], rel=1e-3)
-    brain = seen_voxels.share(*BRAIN) > 0.9
-    difference = np.abs(series[..., 1] - series[..., 2])[brain].mean() / series[brain].mean()
-    assert difference > 0.01
+    back = [
+        evaluate(
+            spline(series[..., v]), seen_voxels.grid, seen_voxels.grid, np.linalg.inv(rest2moved), order=3
+        )
+        for v in (1, 2)
+    ]
+    white = seen_voxels.share(Tissue.WHITE) > 0.99
+    difference = [np.abs(volume - series[..., 0])[white].mean() for volume in back]
+    assert difference[0] < 0.02 * series[white, 0].mean()
+    assert difference[1] > 4 * difference[0]
 
 
 def test_eddy_currents_move_along_the_phase_encoding_only_with_the_gradient(person, seen, epi_grid):
@@ -164,7 +172,7 @@ def test_eddy_currents_move_along_the_phase_encoding_only_with_the_gradient(pers
 
 def test_eddy_slopes_scale_and_shear(person, seen, epi_grid):
     slope = np.zeros((3, 3))
-    slope[0] = [0.1, 0.2, 0.0]
+    slope[0] = [0.1, -0.2, 0.0]
     eddy = EddyCurrents(np.zeros(3), slope)
     bvals, bvecs = np.full(1, 1000.0), np.array([[1.0, 0, 0]])
     epi = replace(IDEAL, readout_s=0.1, phase_encoding="j")
@@ -178,7 +186,7 @@ def test_eddy_slopes_scale_and_shear(person, seen, epi_grid):
     mm_y = (places[0][x, z] - (epi_grid.shape[1] - 1) / 2) * 5
     fitted = np.linalg.lstsq(np.stack([mm_x, mm_y, np.ones(len(x))], 1), shift, rcond=None)[0]
     # Voxels per mm: readout times slope.
-    np.testing.assert_allclose(fitted[:2], [0.01, 0.02], rtol=0.05)
+    np.testing.assert_allclose(fitted[:2], [0.01, -0.02], rtol=0.05)
     assert moved.sum() == pytest.approx(still.sum(), rel=1e-3)
 
 
@@ -208,4 +216,6 @@ def test_series_of_different_lengths_are_refused(person, seen_voxels):
 
 
 def test_anisotropy_of_known_tensors():
-    np.testing.assert_allclose(fractional_anisotropy(np.array([[1, 1, 1.0], [0, 0, 0], [2, 0, 0]])), [0, 0, 1])
+    np.testing.assert_allclose(
+        fractional_anisotropy(np.array([[1, 1, 1.0], [0, 0, 0], [2, 0, 0]])), [0, 0, 1]
+    )

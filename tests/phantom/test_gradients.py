@@ -50,7 +50,9 @@ def test_shells_and_b0s_last_from_start_to_end():
 
 
 def test_same_call_same_table():
-    for one, other in zip(gradient_table([6, 12], [700, 2000]), gradient_table([6, 12], [700, 2000]), strict=True):
+    for one, other in zip(
+        gradient_table([6, 12], [700, 2000]), gradient_table([6, 12], [700, 2000]), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
