@@ -1,4 +1,4 @@
-"""Moving heads with exactly known motion, for the benchmarks: series of `pds_bids.phantom`, with their truth."""
+"""Moving heads with exactly known motion: series of `pds_bids.phantom` with their truth, for the benchmarks."""
 
 from __future__ import annotations
 

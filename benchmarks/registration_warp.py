@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,9 @@ def _case(kind: str, person: Person, fine: Template, seed: int) -> tuple[dict[st
         inside = scan(np.random.default_rng(seed + 1), person, head_lattice(grid))
         if kind == "bold":
             still, epi = np.zeros((12, 6)), EpiOptions(readout_s=0)
-            head = bold_series(rng, person, inside, still, BoldProtocol(), epi, grid=grid)[0][..., 2:].mean(-1)
+            head = bold_series(rng, person, inside, still, BoldProtocol(), epi, grid=grid)[0][..., 2:].mean(
+                -1
+            )
         else:
             still, epi, none = np.zeros((4, 6)), replace(DWI_EPI, readout_s=0), np.zeros((4, 3))
             protocol = DwiProtocol()

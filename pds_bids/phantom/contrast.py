@@ -274,9 +274,7 @@ def bold_signal(
     signal = gradient_echo(p[..., _PD], p[..., _T1], p[..., _T2S], **times)
     if pulse is None:
         return signal
-    return signal * approach_to_steady_state(
-        p[..., _T1], 1000 * protocol.tr_s, protocol.flip_deg, pulse
-    )
+    return signal * approach_to_steady_state(p[..., _T1], 1000 * protocol.tr_s, protocol.flip_deg, pulse)
 
 
 def b0_signal(properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI) -> np.ndarray:

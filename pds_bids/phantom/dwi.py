@@ -18,8 +18,8 @@ __all__ = ["DWI_EPI", "Diffusion", "DwiTruth", "dwi_series", "fractional_anisotr
 
 DWI_EPI = EpiOptions(readout_s=0.045, noise=0.03)
 _MAX_FA = 0.85
-# Voxels darker than this share of the brightest at b = 0 are air: their tensor is noise of the spline.
-_AIR = 1e-3
+# Compartments darker than this share of the brightest at b = 0 are not there: their tensor would be noise.
+_AIR = 0.01
 # Volume shares of the two parts of a tissue whose kurtosis is not 0.
 _FAST, _SLOW = 0.7, 0.3
 
@@ -33,7 +33,7 @@ class DwiTruth:
     fa, md_um2_ms : ndarray
         Of the tensor of the voxel: the mean tensor of what its point spread covers, weighted by signal at
         b = 0, which is the tensor that weak diffusion weighting shows. With a compartment of free water, of
-        the other compartment.
+        the other compartment; where there is none, FA is 0 and MD that of the water. 0 in air.
     b0 : ndarray
         Signal at b = 0 of all that is in the voxel, without receive field and noise.
     axis_ras : ndarray
@@ -204,7 +204,9 @@ def dwi_series(
     bvals, bvecs_ras = np.asarray(bvals, float), np.asarray(bvecs_ras, float)
     poses = rest2volumes(motion)
     if not len(poses) == len(bvals) == len(bvecs_ras):
-        raise GeometryError(f"{len(poses)} poses, {len(bvals)} b-values, {len(bvecs_ras)} directions: expected one each")
+        raise GeometryError(
+            f"{len(poses)} poses, {len(bvals)} b-values, {len(bvecs_ras)} directions: expected one each"
+        )
     draw = named_draws(rng)
     diffusion = Diffusion.of(
         fibres or draw("fibres"), person, seen, protocol, free_water=free_water, kurtosis=kurtosis
@@ -249,22 +251,26 @@ def _mean(person: Person, seen: Scan, name: str, part: np.ndarray) -> np.ndarray
 def _truth(diffusion: Diffusion, readout: Readout, eddy_hz: np.ndarray, poses: np.ndarray) -> DwiTruth:
     """Return the maps of the voxels."""
     tissue, water = readout.undistorted(diffusion.tissue), readout.undistorted(diffusion.water)
-    is_air = tissue < _AIR * tissue.max()
-    # Of the diagonal nothing is negative; off it the clipping of a readout would do harm.
-    shift = 2 * float(diffusion.parallel.max())
-    raised = [
-        readout.undistorted(diffusion.tissue * (part + shift)) / np.where(is_air, 1, tissue) - shift
+    total = tissue + water
+    darkest = _AIR * total.max()
+    is_absent = tissue < darkest
+    # What is not negative is not clipped by the readout.
+    offset = 2 * float(diffusion.parallel.max())
+    parts = [
+        readout.undistorted(diffusion.tissue * (part + offset)) / np.where(is_absent, 1, tissue) - offset
         for part in diffusion.tensor()
     ]
-    xx, xy, xz, yy, yz, zz = (np.where(is_air, 0, part).astype(float) for part in raised)
+    xx, xy, xz, yy, yz, zz = (np.where(is_absent, 0, part).astype(float) for part in parts)
     matrix = np.stack([np.stack(r, -1) for r in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))], -2)
     eigenvalues, vectors = np.linalg.eigh(matrix)
+    is_water = is_absent & (water >= darkest)
+    fluid = readout.undistorted(diffusion.water * diffusion.water_md) / np.where(is_water, water, 1)
     return DwiTruth(
         fractional_anisotropy(eigenvalues).astype(np.float32),
-        eigenvalues.mean(-1).astype(np.float32),
-        tissue + water,
+        np.where(is_water, fluid, eigenvalues.mean(-1)).astype(np.float32),
+        total,
         vectors[..., -1].astype(np.float32),
-        np.where(is_air, water > tissue, water / np.maximum(tissue + water, 1e-12)).astype(np.float32),
+        np.where(total < darkest, 0, water / np.maximum(total, 1e-12)).astype(np.float32),
         readout.field_on_grid(),
         eddy_hz,
         poses,

@@ -59,7 +59,7 @@ class EpiOptions:
     phase_encoding: str = "j-"
     psf_voxels: float = 1.0
     slice_thickness_mm: float | None = None
-    field_strength: float = 0.4
+    field_strength: float = 0.8
     coil: float = 1.0
     noise: float = 0.015
     oversampling: int = 3
@@ -147,25 +147,23 @@ def remap(signal: np.ndarray, landing: np.ndarray, n_voxels: int) -> np.ndarray:
     array([0.75, 0.25, 0.  , 0.  ])
     """
     if landing.shape != (*signal.shape[:-1], signal.shape[-1] + 1):
-        raise GeometryError(f"{landing.shape} ends for cells {signal.shape}: expected one more end than cells")
+        raise GeometryError(
+            f"{landing.shape} ends for cells {signal.shape}: expected one more end than cells"
+        )
     ends = landing + 0.5
-    low, high = np.minimum(ends[..., :-1], ends[..., 1:]).ravel(), np.maximum(ends[..., :-1], ends[..., 1:]).ravel()
-    mass = signal.ravel().astype(np.float64)
-    n_lines = mass.size // signal.shape[-1]
-    line = np.repeat(np.arange(n_lines) * n_voxels, signal.shape[-1])
-    first = np.floor(low).astype(np.int64)
+    low = np.minimum(ends[..., :-1], ends[..., 1:]).ravel()
     # A cell without width has all its signal in one place.
-    wide = np.maximum(high - low, _NARROW)
-    high = low + wide
+    wide = np.maximum(np.abs(np.diff(ends, axis=-1)).ravel(), _NARROW)
+    n_lines = signal.size // signal.shape[-1]
+    line = np.repeat(np.arange(n_lines) * n_voxels, signal.shape[-1])
+    left = (signal.ravel().astype(np.float64), line, np.floor(low).astype(np.int64), low, wide)
     total = np.zeros(n_lines * n_voxels)
-    step = 0
-    while mass.size:
-        voxel = first + step
-        share = (np.minimum(high, voxel + 1) - np.maximum(low, voxel)) / wide
+    while left[0].size:
+        mass, line, voxel, low, wide = left
+        share = (np.minimum(low + wide, voxel + 1) - np.maximum(low, voxel)) / wide
         total += np.bincount(line + voxel % n_voxels, mass * share, len(total))
-        step += 1
-        left = np.flatnonzero(high > voxel + 1)
-        mass, line, first, low, high, wide = (x[left] for x in (mass, line, first, low, high, wide))
+        reaches = np.flatnonzero(low + wide > voxel + 1)
+        left = (mass[reaches], line[reaches], voxel[reaches] + 1, low[reaches], wide[reaches])
     return total.reshape(*signal.shape[:-1], n_voxels)
 
 

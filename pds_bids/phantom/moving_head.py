@@ -92,7 +92,13 @@ def spline(image: np.ndarray, sd_voxels: tuple[float, float, float] = (0.0, 0.0,
 
 
 def evaluate(
-    values: np.ndarray, lattice: Grid, grid: Grid, rest2volume: np.ndarray, *, order: int, mode: str = "constant"
+    values: np.ndarray,
+    lattice: Grid,
+    grid: Grid,
+    rest2volume: np.ndarray,
+    *,
+    order: int,
+    mode: str = "constant",
 ) -> np.ndarray:
     """Evaluate a head at the voxels of a volume.
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["fibre_axes"]
 
 # In template space, so that one person has the same fibres on every grid.
-_LATTICE = Grid((26, 31, 26), np.array([[8.0, 0, 0, -100], [0, 8.0, 0, -136], [0, 0, 8.0, -82], [0, 0, 0, 1]]))
+_LATTICE = Grid(
+    (26, 31, 26), np.array([[8.0, 0, 0, -100], [0, 8.0, 0, -136], [0, 0, 8.0, -82], [0, 0, 0, 1]])
+)
 
 
 def fibre_axes(rng: np.random.Generator, seen: "Scan") -> np.ndarray:
@@ -35,7 +37,9 @@ def fibre_axes(rng: np.random.Generator, seen: "Scan") -> np.ndarray:
     """
     shape = seen.grid.shape
     x, y, z = (seen.template_points[:, k].reshape(shape).astype(float) for k in range(3))
-    wild = np.ascontiguousarray(np.moveaxis(random_field(rng, _LATTICE.shape, _LATTICE.zooms, 18.0, 3), 0, -1))
+    wild = np.ascontiguousarray(
+        np.moveaxis(random_field(rng, _LATTICE.shape, _LATTICE.zooms, 18.0, 3), 0, -1)
+    )
     index = apply_affine(_LATTICE.ras2vox, seen.template_points)
     axes = 0.5 * gather(wild, index).reshape(*shape, 3).astype(float)
     callosum = np.exp(-((x / 14) ** 2)) * (z > -8)

@@ -97,7 +97,7 @@ def field_gradient(field_hz: np.ndarray, zoom_mm: float) -> np.ndarray:
     return np.sqrt(gz**2 + 0.25 * (gx**2 + gy**2)).astype(np.float32)
 
 
-def dropout(gradient_hz_mm: np.ndarray, te_ms: float, thickness_mm: float) -> np.ndarray:
+def dropout(gradient_hz_mm: np.ndarray, te_ms: float | np.ndarray, thickness_mm: float) -> np.ndarray:
     """Return the share of a gradient-echo signal that is left after dephasing across the slice.
 
     Gaussian form of ``|sinc(G dz TE)|``: ``exp(-(pi G dz TE)^2 / 6)``.
