@@ -68,6 +68,9 @@ class Traits:
 
 #: Up to this age nothing changes: tissue is as in the literature on young adults.
 REFERENCE_AGE_YEARS = 40.0
+# The template's head is larger than people's (Lancaster et al. 2007, doi:10.1002/hbm.20345): along each axis
+# by about a twelfth.
+_MEAN_SCALE = 0.92
 # Men's heads are longer by 3.6% along each axis: 11% more volume, Ruigrok et al. 2014,
 # doi:10.1016/j.neubiorev.2013.12.004.
 _MALE_SCALE = 1.036
@@ -123,7 +126,7 @@ def aging(age_years: float) -> Aging:
 
 
 def head_scale(sex: Sex | None) -> float:
-    """Return the length of a head relative to the mean of both sexes; 1 for None.
+    """Return the length of a head relative to the template's; None: the mean of both sexes.
 
     Examples
     --------
@@ -131,8 +134,8 @@ def head_scale(sex: Sex | None) -> float:
     1.11
     """
     if sex is None:
-        return 1.0
-    return _MALE_SCALE**0.5 if sex is Sex.MALE else _MALE_SCALE**-0.5
+        return _MEAN_SCALE
+    return _MEAN_SCALE * (_MALE_SCALE**0.5 if sex is Sex.MALE else _MALE_SCALE**-0.5)
 
 
 def deal(seed: int, what: str, kinds: Sequence[str], count: int) -> list[str]:

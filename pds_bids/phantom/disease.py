@@ -48,7 +48,7 @@ EFFECT_SIZES: dict[str, float] = {
     "coupling limbic": -0.3,
     "hippocampus": 0.2,
     "cortex": 0.06,
-    "ventricle_mm": 1.0,
+    "ventricle_mm": 1.8,
 }
 # Correlation of the fluctuations of two parcels of a network in health, in the order of NETWORKS.
 _COUPLING = (0.0, 0.55, 0.6, 0.6, 0.45, 0.45, 0.45, 0.5, 0.4, 0.45)
@@ -57,7 +57,7 @@ _COUPLING = (0.0, 0.55, 0.6, 0.6, 0.45, 0.45, 0.45, 0.5, 0.4, 0.45)
 _SITE_SD, _LEVEL_SD, _AMPLITUDE_SD, _COUPLING_SD = 0.2, 0.015, 0.12, 0.05
 _HIPPOCAMPUS_SD, _CORTEX_SD, _VENTRICLE_SD_MM = 0.06, 0.02, 0.25
 # Limits that keep an anatomy possible.
-_MAX_VENTRICLE_MM, _MAX_HIPPOCAMPUS, _MAX_CORTEX = 2.6, 0.5, 0.25
+_MAX_VENTRICLE_MM, _MAX_HIPPOCAMPUS, _MAX_CORTEX = 3.4, 0.5, 0.25
 # White matter is affected up to about so far below an affected parcel.
 _REACH_MM, _BLUR_MM = 8.0, 4.0
 _STEP_MM = 4.0
