@@ -25,7 +25,7 @@ from pds_bids.seeds import derive_seed
 if TYPE_CHECKING:
     from pds_bids.template import Template
 
-__all__ = ["CohortOptions", "missing_by_participant", "write_cohort"]
+__all__ = ["CohortOptions", "listed_diagnoses", "missing_by_participant", "write_cohort"]
 
 _LOGGER = logging.getLogger("pds_bids.phantom")
 _LACKS = ("none", "bold", "dwi")
@@ -219,7 +219,8 @@ def write_cohort(
     heads = _Heads(template, cache_dir, label_dir)
     positions = heads.choose(options)
     people = _recruit(options, [heads.name(position) for position in positions])
-    write_dataset_files(out_dir, people, _diagnoses(options, people))
+    true = [str(person.traits.diagnosis) for person in people]
+    write_dataset_files(out_dir, people, listed_diagnoses(options, true))
     if truth_dir:
         write_planted(truth_dir, parcellate(template))
     lacks = missing_by_participant(options.missing, options.participants, options.seed)
@@ -249,11 +250,10 @@ def _recruit(options: CohortOptions, anatomies: Sequence[str]) -> list[Participa
     ]
 
 
-def _diagnoses(options: CohortOptions, people: Sequence[Participant]) -> list[str]:
-    """Return the column of diagnoses, in random order if labels are shuffled."""
-    true = [str(person.traits.diagnosis) for person in people]
+def listed_diagnoses(options: CohortOptions, true: Sequence[str]) -> list[str]:
+    """Return the column of diagnoses as it is written: the true one, or in a control cohort any order of it."""
     if not options.shuffle_labels:
-        return true
+        return list(true)
     order = np.random.default_rng(derive_seed(options.seed, "shuffled labels")).permutation(len(true))
     return [true[int(k)] for k in order]
 
