@@ -5,7 +5,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +15,7 @@ from pds_bids.exceptions import UsageError
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
 from pds_bids.phantom.bidsfiles import Participant, write_dataset_files
 from pds_bids.phantom.demographics import Diagnosis, deal, draw_traits
-from pds_bids.phantom.parcels import parcellate
+from pds_bids.phantom.parcels import Parcellation, parcellate
 from pds_bids.phantom.person import draw_person
 from pds_bids.phantom.protocols import SITES
 from pds_bids.phantom.truth import write_planted
@@ -293,6 +293,12 @@ class _Heads:
         return sorted(Path(self.label_dir).glob("*.nii.gz")) if self.label_dir else []
 
 
+@lru_cache(maxsize=1)
+def _head_and_parcels(heads: _Heads, position: int) -> tuple[Anatomy, Parcellation]:
+    """Return a head and the atlas; many people may come from the same one."""
+    return heads.load(position), parcellate(heads.template)
+
+
 def _simulate(
     heads: _Heads,
     options: CohortOptions,
@@ -303,7 +309,8 @@ def _simulate(
     """Write all sessions of one participant; return the name and what is missing."""
     participant, position, lack = job
     rng = np.random.default_rng(derive_seed(options.seed, participant.name, "person"))
-    person = draw_person(rng, heads.load(position), participant.traits, parcellate(heads.template))
+    anatomy, atlas = _head_and_parcels(heads, position)
+    person = draw_person(rng, anatomy, participant.traits, atlas)
     site = next(site for site in SITES if site.name == participant.site)
     for session in range(1, options.sessions + 1):
         parts = (participant.name,) if options.sessions == 1 else (participant.name, f"ses-{session}")

@@ -1,6 +1,7 @@
 """A virtual person, and what lies where in a scanner's field of view."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -153,21 +154,20 @@ def draw_person(
     Person
     """
     seed = int(rng.integers(2**63 - 1))
-    grid = anatomy.grid
-    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
+    sampler, thinning = _prepared(anatomy)
     velocity = _velocity(seed)
     effects = no_effects()
     if atlas is not None:
         effects = draw_effects(seed, traits, atlas) if traits else healthy_effects(atlas)
     return Person(
-        AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner),
+        sampler,
         draw_tissue(_named(seed, "tissue")),
         _pose(seed, traits),
         flow(velocity, _WARP_GRID),
         _WARP_GRID,
         effects,
         bool(_named(seed, "side").random() < 0.5),
-        _thinning(anatomy),
+        thinning,
         flow(-velocity, _WARP_GRID),
     )
 
@@ -254,10 +254,14 @@ def _exposed(cortex: np.ndarray, fluid: np.ndarray) -> np.ndarray:
     return cortex * np.minimum(3 * fluid, 1)
 
 
-def _thinning(anatomy: Anatomy) -> float:
-    """Return how many times as much cortex there is as borders on fluid."""
+@lru_cache(maxsize=1)
+def _prepared(anatomy: Anatomy) -> tuple[AnatomySampler, float]:
+    """Return a sampler of the whole head, and how many times as much cortex there is as borders on fluid."""
+    grid = anatomy.grid
+    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
     cortex, fluid = (anatomy.fraction(tissue) for tissue in (Tissue.CORTEX, Tissue.CSF))
-    return float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
+    thinning = float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
+    return AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner), thinning
 
 
 def _parcels_at(effects: Effects, points: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def anatomy(fine_template: Template, anatomy_cache: Path) -> Anatomy:
     return build_anatomies(None, anatomy_cache, fine_template)[0]
 
 
-#: Boxes of the ellipsoids that stand for parcels: AAL2's index, name without side, centre (right) and half axes.
+# Boxes that stand for parcels: AAL2's index of the left one, name without side, centre (right), half axes.
 _BOXES = (
     (6301, "Precuneus", (12, -62, 40), (14, 16, 18)),
     (4021, "Cingulate_Post", (8, -42, 24), (10, 12, 12)),

@@ -28,7 +28,7 @@ def test_age_does_not_depend_on_the_diagnosis():
     names = [f"sub-{k}" for k in range(900)]
     people = draw_traits(0, names, list(Diagnosis), (55, 90))
     ages = {g: np.array([p.age_years for p in people if p.diagnosis is g]) for g in Diagnosis}
-    assert all(55 <= a.min() and a.max() <= 90 for a in ages.values())
+    assert all(a.min() >= 55 and a.max() <= 90 for a in ages.values())
     # Standard error of a difference of means: 7.2 years * sqrt(2 / 300) = 0.6.
     means = [a.mean() for a in ages.values()]
     assert max(means) - min(means) < 2
