@@ -1,18 +1,17 @@
-"""Find the planted effect of disease by a simple analysis of regions, with true and with shuffled diagnoses.
+"""Find the planted effect of disease by a simple analysis of regions, with true and shuffled diagnoses.
 
-A cohort of simulated people is written, and its raw images are measured in the regions of the truth folder: no
-preprocessing, so that nothing but the generator is tested. Measures, for every parcel of the atlas:
+A cohort of simulated people is written, and its raw images are measured in the regions of the truth folder:
+no preprocessing, so that nothing but the generator is tested. Measures, for every parcel of the atlas:
 
-- ``md``, ``fa``: of a tensor fitted to the raw series; MD in grey matter, FA in the white matter that is nearest
-  to the parcel;
+- ``md``, ``fa``: of a tensor fitted to the raw series; MD in grey matter, FA in the white matter below;
 - ``level``: mean BOLD relative to the mean in the brain;
 - ``amplitude``: standard deviation over time of the mean of the parcel, relative to its mean;
 
 and ``coupling``: mean correlation of the parcels of each network. Two groups are compared by Welch's t test,
-corrected for all tests by Holm's method. The same measurements are compared after shuffling the diagnoses, once
-as ``pds-bids-phantom --shuffle-labels`` writes them and many times at random.
+corrected for all tests by Holm's method. The same measurements are compared after shuffling the diagnoses,
+once as ``pds-bids-phantom --shuffle-labels`` writes them and many times at random.
 
-python benchmarks/planted_effect.py                      36 people, about 5 minutes of CPU
+python benchmarks/planted_effect.py                      36 people, about 6 minutes of CPU
 python benchmarks/planted_effect.py --participants 60 --out DIR
 """
 
@@ -140,9 +139,7 @@ def report(
         [weights >= 0.4] * len(MEASURES) + [np.isin(NETWORKS[1:], ("default", "limbic"))]
     )
     true, control = (count_found(table, which, groups) for which in (labels, shuffled))
-    print(
-        f"{'measure':12s} {'regions':>8s} {'found':>6s} {'elsewhere':>10s} {'shuffled':>9s}  d planted  d found"
-    )
+    print("measure       regions  found  elsewhere  shuffled  d planted  d found")
     start = 0
     for key in (*MEASURES, "coupling"):
         width = stacked[key].shape[1]

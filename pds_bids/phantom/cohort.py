@@ -251,7 +251,7 @@ def _recruit(options: CohortOptions, anatomies: Sequence[str]) -> list[Participa
 
 
 def listed_diagnoses(options: CohortOptions, true: Sequence[str]) -> list[str]:
-    """Return the column of diagnoses as it is written: the true one, or in a control cohort any order of it."""
+    """Return the column of diagnoses as it is written: true, or in a control cohort in random order."""
     if not options.shuffle_labels:
         return list(true)
     order = np.random.default_rng(derive_seed(options.seed, "shuffled labels")).permutation(len(true))

@@ -62,7 +62,7 @@ class EpiOptions:
     field_strength: float = 0.8
     coil: float = 1.0
     noise: float = 0.015
-    oversampling: int = 3
+    oversampling: int = 2
 
     def __post_init__(self) -> None:
         if self.phase_encoding not in _DIRECTIONS:

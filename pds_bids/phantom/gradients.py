@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import UsageError
 
@@ -41,26 +42,32 @@ def spread_directions(count: int, n_steps: int = 200) -> np.ndarray:
     return vectors
 
 
-def _spread_shells(counts: Sequence[int], n_steps: int = 200) -> np.ndarray:
+def _spread_shells(counts: Sequence[int], n_turns: int = 60, n_steps: int = 100) -> np.ndarray:
     """Spread the axes of several shells, each over the sphere and all of them together."""
-    total = int(sum(counts))
-    joint = spread_directions(total)
-    # Dealt out by the golden ratio, every shell starts out spread over the whole spiral.
-    vectors = joint[np.argsort((np.arange(total) * 0.618034) % 1)]
+    turns = Rotation.random(n_turns, rng=np.random.default_rng(0)).as_matrix()
+    placed = spread_directions(counts[0])
+    for count in counts[1:]:
+        # Each shell is even by itself; turned as a whole, it comes to lie between the others.
+        alone = spread_directions(count)
+        energy = [(1 / np.maximum(_apart(alone @ turn, placed), 1e-3)).sum() for turn in turns]
+        placed = np.concatenate([placed, alone @ turns[int(np.argmin(energy))]])
     shell = np.repeat(np.arange(len(counts)), counts)
-    same = shell[:, None] == shell
-    # Half of the weight to each shell's own spread, as many pairs count as there are.
-    weight = 0.5 + 0.5 * len(counts) * same
+    weight = np.where(shell[:, None] == shell, 1.0, 0.1)
     for step in range(n_steps):
-        force = np.zeros_like(vectors)
+        force = np.zeros_like(placed)
         for sign in (1, -1):
-            apart = vectors[:, None] - sign * vectors[None]
+            apart = placed[:, None] - sign * placed[None]
             distance = np.linalg.norm(apart, axis=-1)
             distance[distance < 1e-9] = np.inf
             force += (weight[..., None] * apart / distance[..., None] ** 3).sum(1)
-        vectors += (0.2 / (1 + step)) * force / np.linalg.norm(force, axis=1).max()
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
+        placed += (0.05 / (1 + step)) * force / np.linalg.norm(force, axis=1).max()
+        placed /= np.linalg.norm(placed, axis=1, keepdims=True)
+    return placed
+
+
+def _apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the distance of every axis from every other, ``(N, M)``; an axis has no sign."""
+    return np.minimum(*(np.linalg.norm(some[:, None] - s * others[None], axis=-1) for s in (1, -1)))
 
 
 def _signed(vectors: np.ndarray) -> np.ndarray:

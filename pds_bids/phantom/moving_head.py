@@ -14,6 +14,8 @@ from pds_bids.imaging.rigid import grid_centre
 
 __all__ = ["evaluate", "finer_along", "head_lattice", "spline"]
 
+_NARROW_VOXELS = 0.6
+
 
 def head_lattice(grid: Grid, spacing_mm: float = 2.0, margin_mm: float = 8.0) -> Grid:
     """Return the lattice on which to look at a person for a series on `grid`.
@@ -87,7 +89,14 @@ def spline(image: np.ndarray, sd_voxels: tuple[float, float, float] = (0.0, 0.0,
     ndarray
         ``(X, Y, Z)`` float32.
     """
-    blurred = ndimage.gaussian_filter(image, sd_voxels) if any(sd_voxels) else image
+    blurred = image
+    for axis, sd in enumerate(sd_voxels):
+        if 0 < sd < _NARROW_VOXELS:
+            # Samples of a narrow Gaussian have too small a variance; three weights can have the right one.
+            side = sd**2 / 2
+            blurred = ndimage.convolve1d(blurred, [side, 1 - 2 * side, side], axis)
+        elif sd:
+            blurred = ndimage.gaussian_filter1d(blurred, sd, axis)
     return ndimage.spline_filter(blurred, order=3, output=np.float32, mode="mirror")
 
 

@@ -40,9 +40,10 @@ def faceless(seen: Scan) -> np.ndarray:
     fractions = seen.fractions.copy()
     room = 1 - np.delete(fractions, outside, axis=1).sum(1)
     sd = [_FACE_BLUR_MM / zoom for zoom in seen.grid.zooms]
-    for tissue in outside:
-        soft = ndimage.gaussian_filter(fractions[:, tissue].reshape(seen.grid.shape), sd).ravel()
-        fractions[:, tissue] += weight * (np.clip(soft, 0, room) - fractions[:, tissue])
+    shape = seen.grid.shape
+    soft = np.stack([ndimage.gaussian_filter(fractions[:, t].reshape(shape), sd).ravel() for t in outside], 1)
+    soft *= np.clip(room / np.maximum(soft.sum(1), 1e-6), 0, 1)[:, None]
+    fractions[:, outside] += weight[:, None] * (soft - fractions[:, outside])
     return fractions
 
 

@@ -9,6 +9,8 @@ import pytest
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.tissues import Template
 from pds_bids.phantom.anatomy import ANATOMY_GRID, Anatomy, build_anatomies
+from pds_bids.phantom.moving_head import head_lattice
+from pds_bids.phantom.person import Person, Scan, draw_person, scan
 
 MODEL_LIKE = Grid(
     (33, 39, 33), np.array([[6.0, 0, 0, -97], [0, 6.0, 0, -133], [0, 0, 6.0, -79], [0, 0, 0, 1]])
@@ -78,3 +80,40 @@ def atlas_template(fine_template: Template) -> Template:
             atlas[inside & fine_template.mask & (points[..., 0] * side > 0)] = index
             labels[index] = f"{name}_{letter}"
     return replace(fine_template, atlas=atlas, atlas_labels=labels)
+
+
+@pytest.fixture(scope="session")
+def person(anatomy: Anatomy) -> Person:
+    """Somebody with that head."""
+    return draw_person(np.random.default_rng(1), anatomy)
+
+
+@pytest.fixture(scope="session")
+def epi_grid() -> Grid:
+    """Voxels of a quick series."""
+    return Grid((38, 44, 32), np.array([[5.0, 0, 0, -92], [0, 5.0, 0, -126], [0, 0, 5.0, -72], [0, 0, 0, 1]]))
+
+
+@pytest.fixture(scope="session")
+def seen(person: Person, epi_grid: Grid) -> Scan:
+    """The person on the lattice from which series are made."""
+    return scan(np.random.default_rng(2), person, head_lattice(epi_grid, 2.5))
+
+
+@pytest.fixture(scope="session")
+def coarse(person: Person) -> Scan:
+    """The person on large voxels, for long series."""
+    grid = Grid((22, 25, 19), np.array([[9.0, 0, 0, -94], [0, 9.0, 0, -126], [0, 0, 9.0, -78], [0, 0, 0, 1]]))
+    return scan(np.random.default_rng(2), person, grid)
+
+
+@pytest.fixture(scope="session")
+def seen_voxels(person: Person, epi_grid: Grid) -> Scan:
+    """The person on the voxels themselves."""
+    return scan(np.random.default_rng(2), person, epi_grid)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded draws."""
+    return np.random.default_rng(0)
