@@ -4,14 +4,17 @@ A cohort of simulated people is written, and its raw images are measured in the 
 no preprocessing, so that nothing but the generator is tested. Measures, for every parcel of the atlas:
 
 - ``md``, ``fa``: of a tensor fitted to the raw series; MD in grey matter, FA in the white matter below;
-- ``level``: mean BOLD relative to the mean in the brain;
+- ``level``: mean BOLD;
 - ``amplitude``: standard deviation over time of the mean of the parcel, relative to its mean;
 
-and ``coupling``: mean correlation of the parcels of each network. Two groups are compared by Welch's t test,
-corrected for all tests by Holm's method. The same measurements are compared after shuffling the diagnoses,
-once as ``pds-bids-phantom --shuffle-labels`` writes them and many times at random.
+each relative to the median over all parcels of the person, both sides averaged, and ``coupling``: mean
+correlation of the parcels of each network. Two groups are compared by Welch's t test, corrected for all
+tests by Holm's method. The same measurements are compared after shuffling the diagnoses, once as
+``pds-bids-phantom --shuffle-labels`` writes them and many times at random. "Planted" is the same comparison of
+the truth: noiseless maps at rest (MD without the free water that atrophy brings), and drawn amplitudes and
+couplings.
 
-python benchmarks/planted_effect.py                      36 people, about 6 minutes of CPU
+python benchmarks/planted_effect.py                      36 people, about 5 minutes of CPU
 python benchmarks/planted_effect.py --participants 60 --out DIR
 """
 
@@ -41,8 +44,8 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
 
 
-def fit_tensor(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return MD (um^2/ms) and FA of the raw series, least squares on the logarithm."""
+def fit_tensor(folder: Path, name: str, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return MD (um^2/ms) and FA of the raw series, weighted least squares on the logarithm."""
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
 
@@ -50,7 +53,7 @@ def fit_tensor(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     bvals = np.loadtxt(folder / f"{name}_dwi.bval")
     # FSL's vectors follow the stored axes, of which the first runs to the left.
     bvecs = np.loadtxt(folder / f"{name}_dwi.bvec").T * [-1, 1, 1]
-    fit = TensorModel(gradient_table(bvals / 1000, bvecs=bvecs), fit_method="WLS").fit(series)
+    fit = TensorModel(gradient_table(bvals / 1000, bvecs=bvecs), fit_method="WLS").fit(series, mask)
     return fit.md, fit.fa
 
 
@@ -73,32 +76,29 @@ def measure(data: Path, truth: Path, name: str, network: np.ndarray) -> dict[str
     ]
     below = np.where(white > 0.6, nearest, 0)
     inside = np.where(grey > 0.5, parcels, 0)
-    md, fa = fit_tensor(data / name / "dwi", name)
+    md, fa = fit_tensor(data / name / "dwi", name, (inside > 0) | (below > 0))
     found = {"md": means(md, inside, count), "fa": means(fa, below, count)}
     found["true md"] = means(read(dwi / f"{name}_md.nii.gz"), inside, count)
     found["true fa"] = means(read(dwi / f"{name}_fa.nii.gz"), below, count)
 
     series = read(data / name / "func" / f"{name}_task-rest_bold.nii.gz").astype(float)[..., 4:]
     parcels = read(func / f"{name}_desc-parcels_dseg.nii.gz").astype(int)
-    grey, white = (read(func / f"{name}_label-{tissue}_probseg.nii.gz") for tissue in ("GM", "WM"))
-    inside = np.where(grey > 0.5, parcels, 0)
+    inside = np.where(read(func / f"{name}_label-GM_probseg.nii.gz") > 0.5, parcels, 0)
     course = np.stack([means(series[..., v], inside, count) for v in range(series.shape[3])])
-    brain = grey + white > 0.5
-    found["level"] = course.mean(0) / series[brain].mean()
+    found["level"] = course.mean(0)
     clean = course / course.mean(0) - 1
     # What every region shares is head motion and drift more than it is networks.
     confounds = np.stack([np.nanmean(clean, 1), np.linspace(-1, 1, len(clean)), np.ones(len(clean))], 1)
     clean = clean - confounds @ np.linalg.lstsq(confounds, np.nan_to_num(clean), rcond=None)[0]
     found["amplitude"] = clean.std(0)
     mean = read(func / f"{name}_mean.nii.gz")
-    found["true level"] = means(mean, inside, count) / mean[brain].mean()
+    found["true level"] = means(mean, inside, count)
     with (truth / name / "anat" / f"{name}_parcels.tsv").open() as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     found["true amplitude"] = np.array([float(row["amplitude"]) for row in rows])
-    correlation = np.corrcoef(np.nan_to_num(clean).T)
-    pairs = [np.nonzero(network == k)[0] for k in range(1, len(NETWORKS))]
-    off = [correlation[np.ix_(p, p)][np.triu_indices(len(p), 1)] for p in pairs]
-    found["coupling"] = np.array([np.nanmean(values) for values in off])
+    members = [np.nonzero((network == k) & np.isfinite(clean[0]))[0] for k in range(1, len(NETWORKS))]
+    pairs = [np.corrcoef(clean[:, m].T)[np.triu_indices(len(m), 1)] for m in members]
+    found["coupling"] = np.array([values.mean() for values in pairs])
     planted = json.loads((truth / name / "anat" / f"{name}_effects.json").read_text())["coupling"]
     found["true coupling"] = np.array([planted[k] for k in NETWORKS[1:]])
     return found
@@ -129,11 +129,22 @@ def count_found(table: np.ndarray, labels: np.ndarray, groups: tuple[str, str]) 
 
 
 def report(
-    people: list[dict[str, np.ndarray]], labels: np.ndarray, shuffled: np.ndarray, weights: np.ndarray, n: int
+    people: list[dict[str, np.ndarray]],
+    labels: np.ndarray,
+    shuffled: np.ndarray,
+    weights: np.ndarray,
+    side: np.ndarray,
+    n: int,
 ) -> bool:
     """Print the tables; return whether the effect is found with true labels and not with shuffled ones."""
     groups = ("NC", "AD")
     stacked = {key: np.stack([person[key] for person in people]) for key in people[0]}
+    for key in (*MEASURES, *(f"true {measure}" for measure in MEASURES)):
+        values = stacked[key]
+        if key != "true amplitude":
+            values = values / np.nanmedian(values, 1, keepdims=True)
+        stacked[key] = np.stack([values[:, side == k].mean(1) for k in np.unique(side)], 1)
+    weights = np.array([weights[side == k].mean() for k in np.unique(side)])
     table = np.concatenate([stacked[key] for key in (*MEASURES, "coupling")], 1)
     affected = np.concatenate(
         [weights >= 0.4] * len(MEASURES) + [np.isin(NETWORKS[1:], ("default", "limbic"))]
@@ -171,9 +182,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--participants", type=int, default=36)
-    parser.add_argument("--groups", default="NC,MCI,AD")
+    parser.add_argument("--groups", default="NC,AD")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--voxel-size-mm", type=float, default=4.0)
+    parser.add_argument("--voxel-size-mm", type=float, default=5.0)
     parser.add_argument("--nprocs", type=int, default=1)
     parser.add_argument("--shuffles", type=int, default=200)
     parser.add_argument("--labels", type=Path, help="whole-head label maps; without, the template's head")
@@ -185,7 +196,7 @@ def main() -> int:
             participants=args.participants,
             groups=tuple(args.groups.split(",")),
             seed=args.seed,
-            bold_volumes=64,
+            bold_volumes=96,
             dwi_directions=12,
             voxel_size_mm=args.voxel_size_mm,
             with_t1w=False,
@@ -208,13 +219,15 @@ def main() -> int:
             rows = list(csv.DictReader(stream, delimiter="\t"))
         with (truth / "parcels.tsv").open() as stream:
             regions = list(csv.DictReader(stream, delimiter="\t"))
+        both = {name: k for k, name in enumerate(dict.fromkeys(r["name"][:-2] for r in regions))}
+        side = np.array([both[r["name"][:-2]] for r in regions])
         network = np.array([NETWORKS.index(region["network"]) for region in regions])
         weights = np.array([float(region["site_weight"]) for region in regions])
         people = [measure(data, truth, row["participant_id"], network) for row in rows]
         labels = [row["diagnosis"] for row in rows]
         control = CohortOptions(participants=len(rows), seed=args.seed, shuffle_labels=True)
         shuffled = np.array(listed_diagnoses(control, labels))
-        return 0 if report(people, np.array(labels), shuffled, weights, args.shuffles) else 1
+        return 0 if report(people, np.array(labels), shuffled, weights, side, args.shuffles) else 1
 
 
 if __name__ == "__main__":

@@ -79,16 +79,21 @@ class Person:
             in_head = self.sampler.follow(in_head, 0.0, self.effects.ventricle_mm)
         fractions, maps = self.sampler.at(in_head)
         fractions[outside] = 0
-        self._shrink(fractions)
+        self._shrink(fractions, points)
         return fractions, maps, points
 
-    def _shrink(self, fractions: np.ndarray) -> None:
+    def _shrink(self, fractions: np.ndarray, points: np.ndarray) -> None:
         """Turn the lost shares of hippocampus and cortex into fluid; in place."""
         lost = self.effects.hippocampus * fractions[:, Tissue.LIMBIC]
         fractions[:, Tissue.LIMBIC] -= lost
         fractions[:, Tissue.CSF] += lost
-        share = min(self.effects.cortex * self.thinning, _MOST_LOST)
-        lost = share * _exposed(fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF])
+        share: float | np.ndarray = self.effects.cortex
+        if self.effects.atrophy is not None:
+            index = apply_affine(self.effects.grid.ras2vox, points)
+            share = share + gather(self.effects.atrophy, index)[:, 0]
+        lost = np.minimum(share * self.thinning, _MOST_LOST) * _exposed(
+            fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF]
+        )
         fractions[:, Tissue.CORTEX] -= lost
         fractions[:, Tissue.CSF] += lost
 
