@@ -1,4 +1,4 @@
-"""Moving heads with exactly known motion: series of `pds_bids.phantom` with their truth, for the benchmarks."""
+"""Moving heads with exactly known motion for the benchmarks: series of `pds_bids.phantom` and their truth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pds_bids.phantom import contrast
 from pds_bids.phantom.anatomy import build_anatomies
 from pds_bids.phantom.bold import bold_series
 from pds_bids.phantom.dwi import dwi_series
+from pds_bids.phantom.eddy import EddyCurrents
 from pds_bids.phantom.epi import EpiOptions
 from pds_bids.phantom.fluctuations import BoldOptions
 from pds_bids.phantom.gradients import spread_directions
@@ -25,6 +26,8 @@ FINE_MM = 1.5
 CENTRE_MM = np.array([0.0, -18.0, 4.0])
 # The head moves, the image is true to shape: errors are of the motion alone. Series are scaled to about 1000.
 SCALE, UNDISTORTED_S = 1000.0, 0.0
+# With a perfect shim, only eddy currents distort.
+READOUT_S = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +123,13 @@ def dwi_case(
     noise: float = 0.04,
     shape: tuple[int, int, int] = (96, 96, 60),
     zoom_mm: float = 2.0,
+    eddy: np.ndarray | None = None,
 ) -> Case:
     """Simulate DWI: free fluid beside tissue with kurtosis, so that high b is not mono-exponential.
 
     `noise` is relative to the mean b0 signal in the head: 0.04 is a signal-to-noise ratio of 25 at b = 0.
+    `eddy`, ``(3, 4)``: row k says how far a gradient along axis k (R, A, S) moves the image along A: mm in
+    the centre, and mm per mm along R, A, S. The maps of the case then contain the shear.
     """
     rng = np.random.default_rng(seed)
     grid = _grid(person, shape, zoom_mm)
@@ -138,10 +144,25 @@ def dwi_case(
     bvecs[~is_b0] *= rng.choice([-1, 1], (len(vectors), 1))
     walk = random_walk(rng, n_volumes, 2.0, 2.0)
     poses = parameters_to_matrices(walk - walk[0], grid_centre(grid))
-    epi = EpiOptions(readout_s=UNDISTORTED_S, noise=noise)
+    epi = EpiOptions(readout_s=READOUT_S, phase_encoding="j", field_strength=0, noise=noise)
     protocol = contrast.DwiProtocol()
-    series, _ = dwi_series(rng, person, seen, poses, bvals, bvecs, protocol, epi, kurtosis=True, grid=grid)
-    return Case(SCALE * series, grid.vox2ras, poses, _brain(seen, np.eye(4)), bvals, bvecs)
+    currents = None
+    if eddy is not None:
+        hz = eddy / (READOUT_S * zoom_mm * np.sqrt(bval_s_mm2 / 1000))
+        currents = EddyCurrents(hz[:, 0], hz[:, 1:])
+    series, truth = dwi_series(
+        rng, person, seen, poses, bvals, bvecs, protocol, epi, eddy=currents, kurtosis=True, grid=grid
+    )
+    ref2volume = _sheared(READOUT_S * zoom_mm * truth.eddy_hz, grid_centre(grid)) @ poses
+    return Case(SCALE * series, grid.vox2ras, ref2volume, _brain(seen, np.eye(4)), bvals, bvecs)
+
+
+def _sheared(along_a: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return the maps ``(N, 4, 4)`` of ``(N, 4)`` displacements along A: mm, and mm per mm along R, A, S."""
+    maps = np.tile(np.eye(4), (len(along_a), 1, 1))
+    maps[:, 1, :3] += along_a[:, 1:]
+    maps[:, 1, 3] += along_a[:, 0] - along_a[:, 1:] @ centre
+    return maps
 
 
 def _grid(person: Person, shape: tuple[int, int, int], zoom_mm: float) -> Grid:
