@@ -5,7 +5,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +15,7 @@ from pds_bids.exceptions import UsageError
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
 from pds_bids.phantom.bidsfiles import Participant, write_dataset_files
 from pds_bids.phantom.demographics import Diagnosis, deal, draw_traits
-from pds_bids.phantom.parcels import parcellate
+from pds_bids.phantom.parcels import Parcellation, parcellate
 from pds_bids.phantom.person import draw_person
 from pds_bids.phantom.protocols import SITES
 from pds_bids.phantom.truth import write_planted
@@ -25,7 +25,7 @@ from pds_bids.seeds import derive_seed
 if TYPE_CHECKING:
     from pds_bids.template import Template
 
-__all__ = ["CohortOptions", "missing_by_participant", "write_cohort"]
+__all__ = ["CohortOptions", "listed_diagnoses", "missing_by_participant", "write_cohort"]
 
 _LOGGER = logging.getLogger("pds_bids.phantom")
 _LACKS = ("none", "bold", "dwi")
@@ -219,7 +219,8 @@ def write_cohort(
     heads = _Heads(template, cache_dir, label_dir)
     positions = heads.choose(options)
     people = _recruit(options, [heads.name(position) for position in positions])
-    write_dataset_files(out_dir, people, _diagnoses(options, people))
+    true = [str(person.traits.diagnosis) for person in people]
+    write_dataset_files(out_dir, people, listed_diagnoses(options, true))
     if truth_dir:
         write_planted(truth_dir, parcellate(template))
     lacks = missing_by_participant(options.missing, options.participants, options.seed)
@@ -249,11 +250,10 @@ def _recruit(options: CohortOptions, anatomies: Sequence[str]) -> list[Participa
     ]
 
 
-def _diagnoses(options: CohortOptions, people: Sequence[Participant]) -> list[str]:
-    """Return the column of diagnoses, in random order if labels are shuffled."""
-    true = [str(person.traits.diagnosis) for person in people]
+def listed_diagnoses(options: CohortOptions, true: Sequence[str]) -> list[str]:
+    """Return the column of diagnoses as it is written: true, or in a control cohort in random order."""
     if not options.shuffle_labels:
-        return true
+        return list(true)
     order = np.random.default_rng(derive_seed(options.seed, "shuffled labels")).permutation(len(true))
     return [true[int(k)] for k in order]
 
@@ -293,6 +293,12 @@ class _Heads:
         return sorted(Path(self.label_dir).glob("*.nii.gz")) if self.label_dir else []
 
 
+@lru_cache(maxsize=1)
+def _head_and_parcels(heads: _Heads, position: int) -> tuple[Anatomy, Parcellation]:
+    """Return a head and the atlas; many people may come from the same one."""
+    return heads.load(position), parcellate(heads.template)
+
+
 def _simulate(
     heads: _Heads,
     options: CohortOptions,
@@ -303,7 +309,8 @@ def _simulate(
     """Write all sessions of one participant; return the name and what is missing."""
     participant, position, lack = job
     rng = np.random.default_rng(derive_seed(options.seed, participant.name, "person"))
-    person = draw_person(rng, heads.load(position), participant.traits, parcellate(heads.template))
+    anatomy, atlas = _head_and_parcels(heads, position)
+    person = draw_person(rng, anatomy, participant.traits, atlas)
     site = next(site for site in SITES if site.name == participant.site)
     for session in range(1, options.sessions + 1):
         parts = (participant.name,) if options.sessions == 1 else (participant.name, f"ses-{session}")

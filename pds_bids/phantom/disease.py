@@ -39,15 +39,15 @@ SEVERITY: dict[Diagnosis, tuple[float, float, float, float]] = {
 #: What a severity of 1 does where a site takes all of it. Latent fields are in their own units, the others
 #: are relative changes, but `ventricle_mm`.
 EFFECT_SIZES: dict[str, float] = {
-    "iron": 0.5,
-    "myelin": -0.5,
-    "water": 1.1,
-    "level": -0.05,
+    "iron": 0.8,
+    "myelin": -0.9,
+    "water": 1.3,
+    "level": -0.08,
     "amplitude": -0.3,
     "coupling default": -0.4,
     "coupling limbic": -0.3,
     "hippocampus": 0.2,
-    "cortex": 0.06,
+    "cortex": 0.12,
     "ventricle_mm": 1.8,
 }
 # Correlation of the fluctuations of two parcels of a network in health, in the order of NETWORKS.
@@ -77,7 +77,7 @@ class Effects:
     ventricle_mm : float
         Outward shift of the walls of the ventricles.
     hippocampus, cortex : float
-        Share of limbic and cortical tissue turned into fluid.
+        Share of limbic and of all cortical tissue turned into fluid.
     parcels : ndarray
         ``(X, Y, Z)`` int32 on `parcel_grid`, parcels 1 to P, 0 none.
     parcel_grid : Grid
@@ -94,6 +94,8 @@ class Effects:
         0 healthy, 1 the mean of AD.
     names : tuple of str
         ``P + 1`` names of the parcels.
+    atrophy : ndarray, optional
+        ``(X, Y, Z, 1)`` float32 on `grid`, share of cortex turned into fluid beside `cortex`; None: nothing.
     """
 
     grid: Grid
@@ -109,6 +111,7 @@ class Effects:
     coupling: np.ndarray
     severity: float = 0.0
     names: tuple[str, ...] = ("none",)
+    atrophy: np.ndarray | None = None
 
 
 def no_effects() -> Effects:
@@ -168,8 +171,10 @@ def draw_effects(seed: int, traits: Traits, atlas: Parcellation) -> Effects:
     load *= np.exp(_SITE_SD * _normal(seed, "sites", len(load)))
     aged = aging(traits.age_years)
     size = EFFECT_SIZES
-    grid, latents = _spread(atlas, load)
-    latents += aged.latents
+    grid, spread = _spread(atlas, load)
+    latents = np.repeat(spread * 0, len(LATENTS), -1) + aged.latents
+    for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
+        latents[..., latent] += size[latent.name.lower()] * spread[..., 0]
     level = 1 + size["level"] * load + _LEVEL_SD * _normal(seed, "level", len(load))
     amplitude = (1 + size["amplitude"] * load) * np.exp(_AMPLITUDE_SD * _normal(seed, "amplitude", len(load)))
     own = _normal(seed, "atrophy", 3)
@@ -186,7 +191,7 @@ def draw_effects(seed: int, traits: Traits, atlas: Parcellation) -> Effects:
         hippocampus=_lost(
             aged.hippocampus, size["hippocampus"] * severity, _HIPPOCAMPUS_SD * own[1], _MAX_HIPPOCAMPUS
         ),
-        cortex=_lost(aged.cortex, size["cortex"] * severity, _CORTEX_SD * own[2], _MAX_CORTEX),
+        cortex=_lost(aged.cortex, 0.0, _CORTEX_SD * own[2], _MAX_CORTEX),
         parcels=atlas.parcels,
         parcel_grid=atlas.grid,
         level=np.maximum(level, 0.5).astype(np.float32),
@@ -195,6 +200,7 @@ def draw_effects(seed: int, traits: Traits, atlas: Parcellation) -> Effects:
         coupling=_coupling(seed, severity),
         severity=severity,
         names=atlas.names,
+        atrophy=(size["cortex"] * spread).astype(np.float32),
     )
 
 
@@ -224,7 +230,7 @@ def _coupling(seed: int, severity: float) -> np.ndarray:
 
 
 def _spread(atlas: Parcellation, load: np.ndarray) -> tuple[Grid, np.ndarray]:
-    """Paint the load of the parcels into and below them, as shifts of the latent fields."""
+    """Paint the load of the parcels into and below them, ``(X, Y, Z, 1)``."""
     extent = np.array(atlas.grid.shape) * atlas.grid.zooms
     shape = np.ceil(extent / _STEP_MM).astype(int)
     vox2ras = np.diag([_STEP_MM, _STEP_MM, _STEP_MM, 1.0])
@@ -232,8 +238,4 @@ def _spread(atlas: Parcellation, load: np.ndarray) -> tuple[Grid, np.ndarray]:
     grid = Grid((int(shape[0]), int(shape[1]), int(shape[2])), vox2ras)
     painted = load[atlas.nearest] * np.exp(-0.5 * (atlas.distance_mm / _REACH_MM) ** 2)
     smooth = ndimage.gaussian_filter(painted.astype(np.float32), _BLUR_MM / np.array(atlas.grid.zooms))
-    coarse = resample(smooth, atlas.grid.vox2ras, grid.points(), order=1)
-    latents = np.zeros((*grid.shape, len(LATENTS)), np.float32)
-    for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
-        latents[..., latent] = EFFECT_SIZES[latent.name.lower()] * coarse
-    return grid, latents
+    return grid, resample(smooth, atlas.grid.vox2ras, grid.points(), order=1)[..., None]

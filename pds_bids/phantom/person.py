@@ -1,6 +1,7 @@
 """A virtual person, and what lies where in a scanner's field of view."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -78,16 +79,21 @@ class Person:
             in_head = self.sampler.follow(in_head, 0.0, self.effects.ventricle_mm)
         fractions, maps = self.sampler.at(in_head)
         fractions[outside] = 0
-        self._shrink(fractions)
+        self._shrink(fractions, points)
         return fractions, maps, points
 
-    def _shrink(self, fractions: np.ndarray) -> None:
+    def _shrink(self, fractions: np.ndarray, points: np.ndarray) -> None:
         """Turn the lost shares of hippocampus and cortex into fluid; in place."""
         lost = self.effects.hippocampus * fractions[:, Tissue.LIMBIC]
         fractions[:, Tissue.LIMBIC] -= lost
         fractions[:, Tissue.CSF] += lost
-        share = min(self.effects.cortex * self.thinning, _MOST_LOST)
-        lost = share * _exposed(fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF])
+        share: float | np.ndarray = self.effects.cortex
+        if self.effects.atrophy is not None:
+            index = apply_affine(self.effects.grid.ras2vox, points)
+            share = share + gather(self.effects.atrophy, index)[:, 0]
+        lost = np.minimum(share * self.thinning, _MOST_LOST) * _exposed(
+            fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF]
+        )
         fractions[:, Tissue.CORTEX] -= lost
         fractions[:, Tissue.CSF] += lost
 
@@ -153,21 +159,20 @@ def draw_person(
     Person
     """
     seed = int(rng.integers(2**63 - 1))
-    grid = anatomy.grid
-    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
+    sampler, thinning = _prepared(anatomy)
     velocity = _velocity(seed)
     effects = no_effects()
     if atlas is not None:
         effects = draw_effects(seed, traits, atlas) if traits else healthy_effects(atlas)
     return Person(
-        AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner),
+        sampler,
         draw_tissue(_named(seed, "tissue")),
         _pose(seed, traits),
         flow(velocity, _WARP_GRID),
         _WARP_GRID,
         effects,
         bool(_named(seed, "side").random() < 0.5),
-        _thinning(anatomy),
+        thinning,
         flow(-velocity, _WARP_GRID),
     )
 
@@ -254,10 +259,14 @@ def _exposed(cortex: np.ndarray, fluid: np.ndarray) -> np.ndarray:
     return cortex * np.minimum(3 * fluid, 1)
 
 
-def _thinning(anatomy: Anatomy) -> float:
-    """Return how many times as much cortex there is as borders on fluid."""
+@lru_cache(maxsize=1)
+def _prepared(anatomy: Anatomy) -> tuple[AnatomySampler, float]:
+    """Return a sampler of the whole head, and how many times as much cortex there is as borders on fluid."""
+    grid = anatomy.grid
+    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
     cortex, fluid = (anatomy.fraction(tissue) for tissue in (Tissue.CORTEX, Tissue.CSF))
-    return float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
+    thinning = float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
+    return AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner), thinning
 
 
 def _parcels_at(effects: Effects, points: np.ndarray) -> np.ndarray:

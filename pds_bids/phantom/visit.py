@@ -28,6 +28,8 @@ __all__ = ["Visit", "VisitOptions"]
 _CENTRE_MM = np.array([0.0, -18.0, 6.0])
 _FOV_MM = (192.0, 192.0, 147.0)
 _T1W_FOV_MM = (192.0, 228.0, 192.0)
+# The lattice of a head is at least so fine, mm; for coarse voxels it may be coarser.
+_LATTICE_MM, _LATTICE_SHARE = 2.0, 0.6
 # Spin-echo volumes of each direction of a fieldmap.
 _FIELDMAP_VOLUMES = 3
 
@@ -128,6 +130,9 @@ class Visit:
         size = self.options.voxel_size_mm
         return self._grid(_FOV_MM, [round(zoom * size, 3) for zoom in series.zooms])
 
+    def _lattice(self, grid: Grid) -> Grid:
+        return head_lattice(grid, max(_LATTICE_MM, _LATTICE_SHARE * min(grid.zooms)))
+
     def _scan(self, grid: Grid) -> Scan:
         """Look at the person; latent fields belong to the person, so their seed has no session."""
         seed = derive_seed(self.options.seed, self.parts[0], "latents")
@@ -155,7 +160,7 @@ class Visit:
     def _bold(self) -> None:
         site, series = self.site, self.site.bold_series
         grid = self._series_grid(series)
-        seen = self._scan(head_lattice(grid))
+        seen = self._scan(self._lattice(grid))
         motion = self._motion("bold", self.options.bold_volumes)
         times_s = slice_times_s(grid.shape[2], site.bold.tr_s, min(series.bands, grid.shape[2]))
         image, truth = bold_series(
@@ -182,7 +187,7 @@ class Visit:
     def _dwi(self) -> None:
         site, series = self.site, self.site.dwi_series
         grid = self._series_grid(series)
-        seen = self._scan(head_lattice(grid))
+        seen = self._scan(self._lattice(grid))
         shells = self.options.bvals_s_mm2 or site.bvals_s_mm2
         directions = self.options.dwi_directions
         counts = directions * len(shells) if len(directions) == 1 else directions

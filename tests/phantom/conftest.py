@@ -1,5 +1,6 @@
 """A small head that takes no registration: nested ellipsoids on the template's lattice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,32 @@ def anatomy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def anatomy(fine_template: Template, anatomy_cache: Path) -> Anatomy:
     """Head around the ellipsoids."""
     return build_anatomies(None, anatomy_cache, fine_template)[0]
+
+
+# Boxes that stand for parcels: AAL2's index of the left one, name without side, centre (right), half axes.
+_BOXES = (
+    (6301, "Precuneus", (12, -62, 40), (14, 16, 18)),
+    (4021, "Cingulate_Post", (8, -42, 24), (10, 12, 12)),
+    (4101, "Hippocampus", (26, -20, -15), (12, 20, 12)),
+    (5001, "Calcarine", (14, -88, 0), (16, 16, 16)),
+    (2001, "Precentral", (44, -6, 46), (16, 16, 18)),
+    (2201, "Frontal_Mid_2", (34, 44, 24), (18, 18, 18)),
+)
+
+
+@pytest.fixture(scope="session")
+def atlas_template(fine_template: Template) -> Template:
+    """Ellipsoids with a few parcels of AAL2, on both sides."""
+    points = fine_template.grid.points()
+    atlas = np.zeros(fine_template.grid.shape, np.int32)
+    labels = {}
+    for number, name, centre, half in _BOXES:
+        for side, letter in ((-1, "L"), (1, "R")):
+            index = number + (letter == "R")
+            inside = (np.abs(points - np.array(centre) * [side, 1, 1]) < half).all(-1)
+            atlas[inside & fine_template.mask & (points[..., 0] * side > 0)] = index
+            labels[index] = f"{name}_{letter}"
+    return replace(fine_template, atlas=atlas, atlas_labels=labels)
 
 
 @pytest.fixture(scope="session")
