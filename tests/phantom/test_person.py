@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine
 from pds_bids.phantom.anatomy import ANATOMY_GRID
@@ -30,7 +31,14 @@ def with_hippocampus(anatomy):
     inside &= np.abs(points[..., 2] + 15) < 8
     fractions[inside] = 0
     fractions[inside, Tissue.LIMBIC] = 255
-    return replace(anatomy, fractions=fractions)
+    return replace(anatomy, fractions=soft(fractions))
+
+
+def soft(fractions):
+    """Blur the edges of tissues: partial volume, without which no cortex shares a voxel with fluid."""
+    return np.stack(
+        [ndimage.gaussian_filter(fractions[..., k].astype(np.float32), 0.8) for k in range(16)], -1
+    ).astype(np.uint8)
 
 
 def upright(person):
@@ -83,6 +91,25 @@ def test_the_lost_share_of_hippocampus_and_cortex_is_as_planted(with_hippocampus
     assert volume(thinned, Tissue.LIMBIC) == pytest.approx(0.8 * volume(person, Tissue.LIMBIC), rel=0.01)
     assert volume(thinned, Tissue.CORTEX) == pytest.approx(0.97 * volume(person, Tissue.CORTEX), rel=0.005)
     assert volume(thinned, *BRAIN) == pytest.approx(volume(person, *BRAIN), rel=1e-4)
+
+
+def test_cortex_is_lost_where_atrophy_lies(anatomy):
+    head = replace(anatomy, fractions=soft(anatomy.fractions))
+    person = upright(draw_person(np.random.default_rng(1), head))
+    atrophy = 0.03 * (COARSE.points()[..., :1] > 0).astype(np.float32)
+    ill = replace(
+        person,
+        effects=replace(
+            person.effects, grid=COARSE, atrophy=atrophy, latents=np.zeros((*COARSE.shape, 5), np.float32)
+        ),
+    )
+    before, after = (
+        scan(np.random.default_rng(0), p, ANATOMY_GRID).share(Tissue.CORTEX) for p in (person, ill)
+    )
+    left, right = (slice(0, 40), slice(57, 97))
+    np.testing.assert_array_equal(before[left], after[left])
+    # The two halves are alike, so what borders on fluid is the same share of each.
+    assert after[right].sum() == pytest.approx(0.97 * before[right].sum(), rel=0.005)
 
 
 def test_ventricles_grow_at_the_cost_of_what_surrounds_them(anatomy):
