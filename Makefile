@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	rm -rf $(DEMO)
-	$(BIN)/pds-bids-phantom $(DEMO)/data --participants 2 --missing dwi,bold --seed $(SEED)
+	$(BIN)/pds-bids-phantom $(DEMO)/data --participants 2 --groups NC,AD --missing dwi,bold --seed $(SEED)
 	$(BIN)/pds-bids $(DEMO)/data $(DEMO)/out participant -w $(DEMO)/work
 
 # One thread: on two cores a second one gains little, and on a busy machine it spins.

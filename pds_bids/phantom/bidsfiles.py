@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -10,32 +11,22 @@ import numpy as np
 
 from pds_bids import __version__
 from pds_bids.imaging.grid import Grid
-from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
+from pds_bids.phantom.contrast import DwiProtocol
+from pds_bids.phantom.demographics import Traits
+from pds_bids.phantom.protocols import SITES, Series, Site, stored_direction
 
 __all__ = [
-    "T1W_SIDECAR",
+    "Participant",
     "bold_sidecar",
     "dwi_sidecar",
+    "fieldmap_sidecar",
+    "t1w_sidecar",
     "write_dataset_files",
     "write_gradients",
     "write_image",
     "write_json",
 ]
 
-_SCANNER = {
-    "Manufacturer": "pds-bids-phantom",
-    "ManufacturersModelName": "simulated",
-    "MagneticFieldStrength": 3,
-    "InstitutionName": "simulated",
-}
-T1W_SIDECAR: dict[str, object] = {
-    **_SCANNER,
-    "EchoTime": 0.003,
-    "RepetitionTime": 2.3,
-    "InversionTime": 0.9,
-    "FlipAngle": 9,
-}
-_ECHO_SPACING_S = 0.0005
 # int16 leaves head room above the brightest voxel.
 _INT16_PEAK = 8000.0
 _README = """# Simulated people
@@ -46,35 +37,66 @@ writes the same bytes.
 """
 
 
-def bold_sidecar(protocol: BoldProtocol, shape: tuple[int, int, int]) -> dict[str, object]:
-    """Return the sidecar of a BOLD series; odd slices first."""
-    n_slices = shape[2]
-    order = [*range(0, n_slices, 2), *range(1, n_slices, 2)]
-    timing = np.zeros(n_slices)
-    timing[order] = np.arange(n_slices) * protocol.tr_s / n_slices
+def t1w_sidecar(site: Site) -> dict[str, object]:
+    """Return the sidecar of a T1w image."""
     return {
-        **_epi_sidecar(protocol.tr_s, protocol.te_ms, shape),
+        **_scanner(site),
+        "EchoTime": 0.003,
+        "RepetitionTime": site.mprage.tr_s,
+        "InversionTime": site.mprage.ti_s,
+        "FlipAngle": site.mprage.flip_deg,
+    }
+
+
+def bold_sidecar(
+    site: Site, shape: tuple[int, int, int], slice_times_s: Sequence[float]
+) -> dict[str, object]:
+    """Return the sidecar of a BOLD series."""
+    return {
+        **_epi_sidecar(site, site.bold_series, site.bold.tr_s, site.bold.te_ms, shape),
         "TaskName": "rest",
-        "FlipAngle": protocol.flip_deg,
-        "SliceTiming": [round(float(t), 4) for t in timing],
+        "FlipAngle": site.bold.flip_deg,
+        "SliceTiming": list(slice_times_s),
     }
 
 
-def dwi_sidecar(protocol: DwiProtocol, shape: tuple[int, int, int]) -> dict[str, object]:
+def dwi_sidecar(site: Site, shape: tuple[int, int, int]) -> dict[str, object]:
     """Return the sidecar of a diffusion series."""
-    return {**_epi_sidecar(protocol.tr_s, protocol.te_ms, shape), "FlipAngle": 90}
+    return {**_epi_sidecar(site, site.dwi_series, site.dwi.tr_s, site.dwi.te_ms, shape), "FlipAngle": 90}
 
 
-def _epi_sidecar(tr_s: float, te_ms: float, shape: tuple[int, int, int]) -> dict[str, object]:
-    """Return what EPI series have in common."""
+def fieldmap_sidecar(
+    site: Site, series: Series, protocol: DwiProtocol, shape: tuple[int, int, int]
+) -> dict[str, object]:
+    """Return the sidecar of spin-echo volumes for a fieldmap."""
+    return {**_epi_sidecar(site, series, protocol.tr_s, protocol.te_ms, shape), "FlipAngle": 90}
+
+
+def _scanner(site: Site) -> dict[str, object]:
+    """Return what all images of a site say."""
     return {
-        **_SCANNER,
-        "RepetitionTime": tr_s,
-        "EchoTime": te_ms / 1000,
-        "PhaseEncodingDirection": "j-",
-        "EffectiveEchoSpacing": _ECHO_SPACING_S,
-        "TotalReadoutTime": round(_ECHO_SPACING_S * (shape[1] - 1), 6),
+        "Manufacturer": "pds-bids-phantom",
+        "ManufacturersModelName": f"simulated, {site.model}",
+        "MagneticFieldStrength": site.field_t,
+        "InstitutionName": f"simulated site {site.name}",
     }
+
+
+def _epi_sidecar(
+    site: Site, series: Series, tr_s: float, te_ms: float, shape: tuple[int, int, int]
+) -> dict[str, object]:
+    """Return what EPI series have in common."""
+    sidecar: dict[str, object] = {
+        **_scanner(site),
+        "RepetitionTime": tr_s,
+        "EchoTime": round(te_ms / 1000, 6),
+        "PhaseEncodingDirection": stored_direction(series.phase_encoding),
+        "EffectiveEchoSpacing": series.echo_spacing_s,
+        "TotalReadoutTime": series.total_readout_s(shape),
+    }
+    if series.bands > 1:
+        sidecar["MultibandAccelerationFactor"] = series.bands
+    return sidecar
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
@@ -98,17 +120,16 @@ def write_image(
     tr_s : float, optional
         Repetition time of a series.
     as_float : bool
-        float32 as it is; otherwise int16, scaled so that the brightest voxel is 8000.
+        As it is, float32 or, of integers, int16; otherwise int16, scaled so that the brightest voxel is 8000.
     """
     vox2ras = grid.vox2ras.copy()
     vox2ras[:3, 3] += vox2ras[:3, 0] * (grid.shape[0] - 1)
     vox2ras[:3, 0] *= -1
     values = data[::-1]
-    stored = (
-        values.astype(np.float32)
-        if as_float
-        else np.rint(values * (_INT16_PEAK / values.max())).astype(np.int16)
-    )
+    if as_float:
+        stored = values.astype(np.int16 if values.dtype.kind in "iu" else np.float32)
+    else:
+        stored = np.rint(values * (_INT16_PEAK / values.max())).astype(np.int16)
     image = nib.Nifti1Image(stored, vox2ras)
     image.set_sform(vox2ras, 1)
     image.set_qform(vox2ras, 1)
@@ -134,15 +155,39 @@ def write_gradients(stem: Path, bvals: np.ndarray, bvecs_ras: np.ndarray) -> Non
     stem.with_name(stem.name + ".bvec").write_text(rows + "\n", encoding="utf-8")
 
 
-def write_dataset_files(out_dir: Path, anatomy_of: Mapping[str, str]) -> None:
+@dataclass(frozen=True)
+class Participant:
+    """A row of ``participants.tsv``.
+
+    Parameters
+    ----------
+    name : str
+        ``sub-01``.
+    traits : Traits
+        Diagnosis, age, sex.
+    site : str
+        Name of the site.
+    anatomy : str
+        Head that the participant was made from.
+    """
+
+    name: str
+    traits: Traits
+    site: str
+    anatomy: str
+
+
+def write_dataset_files(out_dir: Path, people: Sequence[Participant], diagnoses: Sequence[str]) -> None:
     """Write what a BIDS dataset needs beside images.
 
     Parameters
     ----------
     out_dir : Path
         Root of the dataset.
-    anatomy_of : mapping
-        Participant to the name of the head it was made from.
+    people : sequence of Participant
+        All of them.
+    diagnoses : sequence of str
+        What the table says of each; not the truth in a control cohort.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     description = {
@@ -155,8 +200,31 @@ def write_dataset_files(out_dir: Path, anatomy_of: Mapping[str, str]) -> None:
     }
     write_json(out_dir / "dataset_description.json", description)
     (out_dir / "README.md").write_text(_README, encoding="utf-8")
-    rows = [f"{name}\t{anatomy}" for name, anatomy in anatomy_of.items()]
-    table = "\n".join(["participant_id\tanatomy", *rows])
+    rows = [
+        f"{p.name}\t{diagnosis}\t{p.traits.age_years:g}\t{p.traits.sex}\t{p.site}\t{p.anatomy}"
+        for p, diagnosis in zip(people, diagnoses, strict=True)
+    ]
+    table = "\n".join(["participant_id\tdiagnosis\tage\tsex\tsite\tanatomy", *rows])
     (out_dir / "participants.tsv").write_text(table + "\n", encoding="utf-8")
-    columns = {"anatomy": {"Description": "Head from which the participant was made"}}
-    write_json(out_dir / "participants.json", columns)
+    write_json(out_dir / "participants.json", _participants_json())
+
+
+def _participants_json() -> dict[str, object]:
+    """Return the descriptions of the columns of ``participants.tsv``."""
+    return {
+        "diagnosis": {
+            "Description": "Diagnostic group of the simulated person",
+            "Levels": {
+                "NC": "normal control",
+                "MCI": "mild cognitive impairment",
+                "AD": "dementia of the Alzheimer type",
+            },
+        },
+        "age": {"Description": "Age at the first session", "Units": "year"},
+        "sex": {"Description": "Sex of the simulated person", "Levels": {"F": "female", "M": "male"}},
+        "site": {
+            "Description": "Simulated scanner and protocol",
+            "Levels": {site.name: site.model for site in SITES},
+        },
+        "anatomy": {"Description": "Head from which the participant was made"},
+    }

@@ -1,36 +1,36 @@
 """Whole BIDS datasets of virtual people, with the truth beside them on request."""
 
 import logging
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from pds_bids.exceptions import UsageError
-from pds_bids.imaging.grid import Grid, apply_affine
-from pds_bids.phantom import acquire, bidsfiles
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
-from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
-from pds_bids.phantom.gradients import gradient_table
-from pds_bids.phantom.head_motion import draw_motion
-from pds_bids.phantom.person import Person, Scan, draw_person, scan
-from pds_bids.phantom.tissue import PROPERTIES, Tissue
+from pds_bids.phantom.bidsfiles import Participant, write_dataset_files
+from pds_bids.phantom.demographics import Diagnosis, deal, draw_traits
+from pds_bids.phantom.parcels import Parcellation, parcellate
+from pds_bids.phantom.person import draw_person
+from pds_bids.phantom.protocols import SITES
+from pds_bids.phantom.truth import write_planted
+from pds_bids.phantom.visit import Visit, VisitOptions
 from pds_bids.seeds import derive_seed
 
 if TYPE_CHECKING:
     from pds_bids.template import Template
 
-__all__ = ["CohortOptions", "missing_by_participant", "write_cohort"]
+__all__ = ["CohortOptions", "listed_diagnoses", "missing_by_participant", "write_cohort"]
 
 _LOGGER = logging.getLogger("pds_bids.phantom")
-_BOLD = BoldProtocol(tr_s=2.0, te_ms=30.0, flip_deg=75.0)
-_DWI = DwiProtocol(tr_s=6.0, te_ms=80.0, bval_s_mm2=1000.0)
-# The template's point that is put at the centre of every field of view, and the field of view.
-_CENTRE_MM = np.array([0.0, -18.0, 6.0])
-_FOV_MM = (192.0, 192.0, 147.0)
-_T1W_FOV_MM = (192.0, 228.0, 192.0)
+_LACKS = ("none", "bold", "dwi")
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -41,53 +41,128 @@ class CohortOptions:
     ----------
     participants, sessions : int
         How many; with one session the ``ses-`` level is left out.
+    groups : tuple of str
+        Diagnoses, ``NC``, ``MCI`` or ``AD``, dealt out evenly.
+    ages_years : tuple of float
+        Youngest and oldest.
+    sites : int
+        Number of scanners, each with its own protocol, dealt out evenly within each group.
+    shuffle_labels : bool
+        Whether ``participants.tsv`` holds the diagnoses in random order: a control cohort of the same images.
     missing : str
         ``none``, ``bold``, ``dwi``, ``random``, or a comma list that participants take turns in.
     seed : int
         Master seed.
-    bold_volumes, dwi_directions : int
-        Length of the series; a b = 0 volume is added before every ten directions and at the end.
+    bold_volumes : int
+        Length of BOLD.
+    dwi_directions : int or tuple of int
+        Of every shell, or of each; a b = 0 volume is added before every ten volumes and at the end.
+    dwi_bvals : tuple of float, optional
+        Shells, s/mm^2; None: those of the site, b = 1000 at the first.
     voxel_size_mm : float
-        In plane; BOLD slices are 4/3 as thick.
+        In plane at the first site, whose BOLD slices are 4/3 as thick.
     with_t1w : bool
         Whether T1w images are written.
+    with_fieldmaps : bool
+        Whether spin-echo pairs of opposite phase encoding are written.
     max_motion : float
-        Largest translation in mm and rotation in degrees.
+        Largest translation in mm and rotation in degrees of slow head motion.
+    spikes : int
+        Volumes per series in which the head has jumped by 5 mm.
+
+    Raises
+    ------
+    UsageError
+        If a value is out of range.
     """
 
     participants: int = 2
     sessions: int = 1
+    groups: tuple[str, ...] = ("NC",)
+    ages_years: tuple[float, float] = (55.0, 90.0)
+    sites: int = 1
+    shuffle_labels: bool = False
     missing: str = "none"
     seed: int = 0
     bold_volumes: int = 40
-    dwi_directions: int = 30
+    dwi_directions: int | tuple[int, ...] = 30
+    dwi_bvals: tuple[float, ...] | None = None
     voxel_size_mm: float = 3.0
     with_t1w: bool = True
+    with_fieldmaps: bool = False
     max_motion: float = 1.0
+    spikes: int = 0
 
     def __post_init__(self) -> None:
-        counts = {"participants": 1, "sessions": 1, "bold_volumes": 2, "dwi_directions": 6}
-        for name, least in counts.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+        least = {
+            "participants": 1,
+            "sessions": 1,
+            "bold_volumes": 2,
+            "max_motion": 0,
+            "spikes": 0,
+            "sites": 1,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} is {getattr(self, name)}; at least {low} is needed")
+        if self.sites > len(SITES):
+            raise UsageError(f"sites is {self.sites}; there are {len(SITES)} protocols")
+        wrong = sorted(set(self.groups) - set(Diagnosis))
+        if wrong or not self.groups:
+            raise UsageError(f"groups {wrong or '(none)'}: choose from {', '.join(Diagnosis)}")
         if not 1 <= self.voxel_size_mm <= 10:
             raise UsageError(f"voxel size {self.voxel_size_mm} mm; expected 1 to 10")
+        if not 18 <= self.ages_years[0] <= self.ages_years[1] <= 100:
+            raise UsageError(f"ages {self.ages_years}: expected two numbers from 18 to 100 in order")
+        self._check_shells()
         missing_by_participant(self.missing, 1, 0)
+
+    @property
+    def directions(self) -> tuple[int, ...]:
+        """Directions of each shell, or one number for all."""
+        return (self.dwi_directions,) if isinstance(self.dwi_directions, int) else self.dwi_directions
+
+    def _check_shells(self) -> None:
+        """Check directions and b-values."""
+        counts, bvals = self.directions, self.dwi_bvals
+        if not counts or min(counts) < 6:
+            raise UsageError(f"dwi_directions is {counts}; at least 6 are needed in every shell")
+        if bvals is not None and (not bvals or min(bvals) <= 50):
+            raise UsageError(f"b-values {bvals}: expected numbers above 50 s/mm^2")
+        if len(counts) > 1 and len(counts) != len(bvals or ()):
+            raise UsageError(f"{len(counts)} numbers of directions for {len(bvals or ())} b-values")
+
+    def visit(self) -> VisitOptions:
+        """Return what is acquired in every session."""
+        return VisitOptions(
+            seed=self.seed,
+            bold_volumes=self.bold_volumes,
+            dwi_directions=self.directions,
+            bvals_s_mm2=self.dwi_bvals,
+            voxel_size_mm=self.voxel_size_mm,
+            with_t1w=self.with_t1w,
+            with_fieldmaps=self.with_fieldmaps,
+            max_motion=self.max_motion,
+            spikes=self.spikes,
+        )
 
 
 def missing_by_participant(missing: str, participants: int, seed: int) -> list[str]:
     """Return what every participant misses: ``none``, ``bold`` or ``dwi``.
 
+    ``random`` deals the three out evenly, so that three participants have one of each.
+
     Examples
     --------
     >>> missing_by_participant("dwi,bold", 3, 0)
     ['dwi', 'bold', 'dwi']
+    >>> sorted(missing_by_participant("random", 3, 0))
+    ['bold', 'dwi', 'none']
     """
     if missing == "random":
-        draws = [np.random.default_rng(derive_seed(seed, "missing", i)) for i in range(participants)]
-        return [str(rng.choice(["none", "bold", "dwi"])) for rng in draws]
+        return deal(seed, "missing", _LACKS, participants)
     cycle = [item.strip() for item in missing.split(",")]
-    wrong = sorted(set(cycle) - {"none", "bold", "dwi"})
+    wrong = sorted(set(cycle) - set(_LACKS))
     if wrong:
         raise UsageError(f"--missing {missing}: {wrong} unknown; use none, bold, dwi, random or a comma list")
     return [cycle[i % len(cycle)] for i in range(participants)]
@@ -101,6 +176,8 @@ def write_cohort(
     cache_dir: Path,
     label_dir: Path | None = None,
     truth_dir: Path | None = None,
+    n_procs: int = 1,
+    progress: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Write a BIDS dataset of virtual people; the same options give the same bytes.
 
@@ -109,7 +186,7 @@ def write_cohort(
     out_dir : Path
         New or empty folder.
     template : Template
-        On a 2 mm grid.
+        On a 2 mm grid; its atlas holds the parcels.
     options : CohortOptions, optional
         What to write.
     cache_dir : Path
@@ -117,7 +194,11 @@ def write_cohort(
     label_dir : Path, optional
         Whole-head label maps; None: all people come from the template's head.
     truth_dir : Path, optional
-        Where motion, pose, warp, tissue properties and tensor maps are written.
+        Where the truth is written; ``docs/phantom.md`` says what.
+    n_procs : int
+        People who are simulated at a time, each in a process of its own; 1: in this one.
+    progress : callable, optional
+        Is told a line of text for everything that is done.
 
     Returns
     -------
@@ -135,130 +216,137 @@ def write_cohort(
     out_dir = Path(out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
         raise UsageError(f"{out_dir} is not empty; name a new folder")
-    anatomies = _choose_anatomies(options, template, cache_dir, label_dir)
+    heads = _Heads(template, cache_dir, label_dir)
+    positions = heads.choose(options)
+    people = _recruit(options, [heads.name(position) for position in positions])
+    true = [str(person.traits.diagnosis) for person in people]
+    write_dataset_files(out_dir, people, listed_diagnoses(options, true))
+    if truth_dir:
+        write_planted(truth_dir, parcellate(template))
+    lacks = missing_by_participant(options.missing, options.participants, options.seed)
+    simulate = partial(_simulate, heads, options, out_dir, truth_dir)
+    tell = progress or _LOGGER.info
+    with _Workers(min(n_procs, options.participants)) as workers:
+        wanted = sorted(set(positions))
+        for done, position in enumerate(workers.map(heads.build, wanted), 1):
+            tell(f"head {heads.name(position)} ready ({done} of {len(wanted)})")
+        jobs = list(zip(people, positions, lacks, strict=True))
+        for done, (name, lack) in enumerate(workers.map(simulate, jobs), 1):
+            tell(f"{name} written, missing: {lack} ({done} of {len(jobs)})")
+    return [person.name for person in people]
+
+
+def _recruit(options: CohortOptions, anatomies: Sequence[str]) -> list[Participant]:
+    """Draw the rows of the table of participants."""
     width = max(2, len(str(options.participants)))
     names = [f"sub-{i + 1:0{width}d}" for i in range(options.participants)]
-    bidsfiles.write_dataset_files(out_dir, dict(zip(names, [a.name for a in anatomies], strict=True)))
-    lacks = missing_by_participant(options.missing, options.participants, options.seed)
-    for name, anatomy, lack in zip(names, anatomies, lacks, strict=True):
-        rng = np.random.default_rng(derive_seed(options.seed, name, "person"))
-        person = draw_person(rng, anatomy)
-        for session in range(1, options.sessions + 1):
-            parts = (name,) if options.sessions == 1 else (name, f"ses-{session}")
-            _Visit(out_dir, truth_dir, parts, person, options).write(lack)
-        _LOGGER.info("%s written, missing: %s", name, lack)
-    return names
+    groups = [Diagnosis(group) for group in options.groups]
+    traits = draw_traits(options.seed, names, groups, options.ages_years)
+    kinds = [site.name for site in SITES[: options.sites]]
+    dealt = {group: iter(deal(options.seed, f"site {group}", kinds, len(names))) for group in groups}
+    return [
+        Participant(name, who, next(dealt[who.diagnosis]), anatomy)
+        for name, who, anatomy in zip(names, traits, anatomies, strict=True)
+    ]
 
 
-def _choose_anatomies(
-    options: CohortOptions, template: "Template", cache_dir: Path, label_dir: Path | None
-) -> list[Anatomy]:
-    """Return the anatomy of every participant; only the label maps in use are registered."""
-    if label_dir is None:
-        return build_anatomies(None, cache_dir, template) * options.participants
-    n_maps = len(list(Path(label_dir).glob("*.nii.gz")))
-    start = derive_seed(options.seed, "anatomy") % max(n_maps, 1)
-    order = [(start + i) % max(n_maps, 1) for i in range(options.participants)]
-    built = build_anatomies(label_dir, cache_dir, template, only=order, deformable=False)
-    at = dict(zip(sorted(set(order)), built, strict=True))
-    return [at[index] for index in order]
+def listed_diagnoses(options: CohortOptions, true: Sequence[str]) -> list[str]:
+    """Return the column of diagnoses as it is written: true, or in a control cohort in random order."""
+    if not options.shuffle_labels:
+        return list(true)
+    order = np.random.default_rng(derive_seed(options.seed, "shuffled labels")).permutation(len(true))
+    return [true[int(k)] for k in order]
 
 
 @dataclass(frozen=True, eq=False)
-class _Visit:
-    """One session of one person."""
+class _Heads:
+    """The heads that people are made from."""
 
-    out_dir: Path
-    truth_dir: Path | None
-    parts: tuple[str, ...]
-    person: Person
-    options: CohortOptions
+    template: "Template"
+    cache_dir: Path
+    label_dir: Path | None
 
-    def write(self, lack: str) -> None:
-        """Write all series but the one that is lacking."""
-        if self.options.with_t1w:
-            self._t1w()
-        if lack != "bold":
-            self._bold()
-        if lack != "dwi":
-            self._dwi()
-        if self.truth_dir:
-            self._truth()
+    def choose(self, options: CohortOptions) -> list[int]:
+        """Return the position of the head of every participant."""
+        if self.label_dir is None:
+            return [0] * options.participants
+        n_maps = max(len(self._paths()), 1)
+        start = derive_seed(options.seed, "anatomy") % n_maps
+        return [(start + i) % n_maps for i in range(options.participants)]
 
-    def _rng(self, what: str) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(self.options.seed, *self.parts, what))
+    def build(self, position: int) -> int:
+        """Put a head into the cache."""
+        self.load(position)
+        return position
 
-    def _file(self, folder: str, suffix: str, root: Path | None = None) -> Path:
-        path = (root or self.out_dir).joinpath(*self.parts, folder, "_".join((*self.parts, suffix)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def load(self, position: int) -> Anatomy:
+        """Return a head."""
+        only = [position]
+        return build_anatomies(self.label_dir, self.cache_dir, self.template, only=only, deformable=False)[0]
 
-    def _scan(self, fov_mm: Sequence[float], zooms: tuple[float, float, float]) -> Scan:
-        """Look at the person; latent fields belong to the person, so their seed has no session."""
-        shape = [max(4, round(extent / zoom)) for extent, zoom in zip(fov_mm, zooms, strict=True)]
-        centre = apply_affine(np.linalg.inv(self.person.scanner2template), _CENTRE_MM)
-        vox2ras = np.diag([*zooms, 1.0])
-        vox2ras[:3, 3] = np.round(centre - (np.array(shape) - 1) / 2 * zooms, 2)
-        seed = derive_seed(self.options.seed, self.parts[0], "latents")
-        return scan(np.random.default_rng(seed), self.person, Grid((shape[0], shape[1], shape[2]), vox2ras))
+    def name(self, position: int) -> str:
+        """Return the name of a head."""
+        paths = self._paths()
+        return paths[position].name.removesuffix(".nii.gz") if paths else "template"
 
-    def _t1w(self) -> None:
-        size = max(2.0, self.options.voxel_size_mm * 2 / 3)
-        seen = self._scan(_T1W_FOV_MM, (size, size, size))
-        image = acquire.t1w_image(self._rng("t1w"), self.person, seen)
-        bidsfiles.write_image(self._file("anat", "T1w.nii.gz"), image, seen.grid)
-        bidsfiles.write_json(self._file("anat", "T1w.json"), bidsfiles.T1W_SIDECAR)
+    def _paths(self) -> list[Path]:
+        return sorted(Path(self.label_dir).glob("*.nii.gz")) if self.label_dir else []
 
-    def _bold(self) -> None:
-        size = self.options.voxel_size_mm
-        seen = self._scan(_FOV_MM, (size, size, size * 4 / 3))
-        rng = self._rng("bold")
-        motion = self._motion("bold", self.options.bold_volumes)
-        series = acquire.bold_series(rng, self.person, seen, motion, _BOLD)
-        path = self._file("func", "task-rest_bold.nii.gz")
-        bidsfiles.write_image(path, series, seen.grid, _BOLD.tr_s)
-        sidecar = bidsfiles.bold_sidecar(_BOLD, seen.grid.shape)
-        bidsfiles.write_json(self._file("func", "task-rest_bold.json"), sidecar)
 
-    def _dwi(self) -> None:
-        size = self.options.voxel_size_mm
-        seen = self._scan(_FOV_MM, (size, size, size))
-        bvals, bvecs_ras = gradient_table(self.options.dwi_directions, _DWI.bval_s_mm2)
-        motion = self._motion("dwi", len(bvals))
-        series, truth = acquire.dwi_series(
-            self._rng("dwi"), self.person, seen, motion, bvals, bvecs_ras, _DWI
-        )
-        bidsfiles.write_image(self._file("dwi", "dwi.nii.gz"), series, seen.grid, _DWI.tr_s)
-        bidsfiles.write_json(self._file("dwi", "dwi.json"), bidsfiles.dwi_sidecar(_DWI, seen.grid.shape))
-        bidsfiles.write_gradients(self._file("dwi", "dwi"), bvals, bvecs_ras)
-        if self.truth_dir:
-            for name in ("fa", "md_um2_ms"):
-                path = self._file("dwi", f"{name.split('_')[0]}.nii.gz", self.truth_dir)
-                bidsfiles.write_image(path, truth[name], seen.grid, as_float=True)
+@lru_cache(maxsize=1)
+def _head_and_parcels(heads: _Heads, position: int) -> tuple[Anatomy, Parcellation]:
+    """Return a head and the atlas; many people may come from the same one."""
+    return heads.load(position), parcellate(heads.template)
 
-    def _motion(self, what: str, n_volumes: int) -> np.ndarray:
-        """Draw head motion, and write it beside when truth is asked for."""
-        limit = self.options.max_motion
-        motion = draw_motion(self._rng(f"motion-{what}"), n_volumes, max_mm=limit, max_deg=limit)
-        if self.truth_dir:
-            folder = "func" if what == "bold" else "dwi"
-            header = "trans_x_mm\ttrans_y_mm\ttrans_z_mm\trot_x_deg\trot_y_deg\trot_z_deg"
-            path = self._file(folder, f"desc-{what}_motion.tsv", self.truth_dir)
-            np.savetxt(path, motion, "%.6f", "\t", header=header, comments="")
-        return motion
 
-    def _truth(self) -> None:
-        """Write pose, warp and tissue properties."""
-        path = self._file("anat", "person.npz", self.truth_dir)
-        person = self.person
-        np.savez(
-            path,
-            scanner2template=person.scanner2template,
-            warp_mm=person.warp_mm,
-            warp_vox2ras=person.warp_grid.vox2ras,
-        )
-        table = {
-            tissue.name.lower(): dict(zip(PROPERTIES, row.round(6).tolist(), strict=True))
-            for tissue, row in zip(Tissue, person.tissue.base, strict=True)
-        }
-        bidsfiles.write_json(self._file("anat", "tissue.json", self.truth_dir), table)
+def _simulate(
+    heads: _Heads,
+    options: CohortOptions,
+    out_dir: Path,
+    truth_dir: Path | None,
+    job: tuple[Participant, int, str],
+) -> tuple[str, str]:
+    """Write all sessions of one participant; return the name and what is missing."""
+    participant, position, lack = job
+    rng = np.random.default_rng(derive_seed(options.seed, participant.name, "person"))
+    anatomy, atlas = _head_and_parcels(heads, position)
+    person = draw_person(rng, anatomy, participant.traits, atlas)
+    site = next(site for site in SITES if site.name == participant.site)
+    for session in range(1, options.sessions + 1):
+        parts = (participant.name,) if options.sessions == 1 else (participant.name, f"ses-{session}")
+        visit = Visit(out_dir, truth_dir, parts, person, site, options.visit())
+        visit.write(lack)
+        if visit.truth:
+            visit.truth.person(person, participant)
+    return participant.name, lack
+
+
+class _Workers:
+    """Processes of one thread each, or this process alone."""
+
+    def __init__(self, count: int) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        if count > 1:
+            # Forked processes would inherit the locks of threads that are not there.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, mp_context=context)
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, work: Callable[[_Job], _Result], jobs: Iterable[_Job]) -> Iterable[_Result]:
+        """Return the results in order, as they are ready."""
+        alone = partial(_one_thread, work)
+        return self._pool.map(alone, jobs) if self._pool else map(alone, jobs)
+
+
+def _one_thread(work: Callable[[_Job], _Result], job: _Job) -> _Result:
+    """Work with one thread: sums of several threads are rounded in another order."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return work(job)

@@ -7,6 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.rigid import grid_centre, parameters_to_matrices
+from pds_bids.phantom.epi import remap
+from pds_bids.phantom.moving_head import finer_along
 
 
 class AnalyticHead:
@@ -120,32 +122,17 @@ def make_epi(head):
     def make(grid, axis, readout_s, matrix=None, noise=0.0, seed=0, field=off_resonance_hz, shown=head):
         matrix = np.eye(4) if matrix is None else matrix
         back = np.linalg.inv(matrix)
-        there = grid.points()
-        step = grid.vox2ras[:3, axis]
 
         def hz(points):
             return field(apply_affine(back, points))
 
-        # Each voxel is the sum of all sources that land in it: where the field folds, there are several.
-        total = np.zeros(grid.shape)
-        fine = np.linspace(-0.5, 0.5, 9)[1:-1:2]
-        for shift in fine:
-            source = there + shift * step
-            landing = shift + readout_s * hz(source)
-            signal = shown(apply_affine(back, source)) / len(fine)
-            _deposit(total, np.moveaxis(np.indices(grid.shape), 0, -1), axis, landing, signal)
+        cells, edges = finer_along(grid, axis, 4), finer_along(grid, axis, 4, edges=True)
+        signal = shown(apply_affine(back, cells.points())) / 4
+        place = np.arange(edges.shape[axis]) / 4 - 0.5
+        landing = readout_s * hz(edges.points()) + place.reshape([-1 if k == axis else 1 for k in range(3)])
+        moved = remap(np.moveaxis(signal, axis, -1), np.moveaxis(landing, axis, -1), grid.shape[axis])
         rng = np.random.default_rng(seed)
-        return (1000 * np.abs(total + noise * rng.normal(size=grid.shape))).astype(np.float32)
+        noisy = np.moveaxis(moved, -1, axis) + noise * rng.normal(size=grid.shape)
+        return (1000 * np.abs(noisy)).astype(np.float32)
 
     return make
-
-
-def _deposit(total, index, axis, landing, signal):
-    """Add signal at fractional places along an axis, shared between the two nearest voxels."""
-    place = index[..., axis] + landing
-    low = np.floor(place).astype(int)
-    for voxel, share in ((low, 1 - (place - low)), (low + 1, place - low)):
-        inside = (voxel >= 0) & (voxel < total.shape[axis])
-        where = [index[..., a][inside] for a in range(3)]
-        where[axis] = voxel[inside]
-        np.add.at(total, tuple(where), (signal * share)[inside])
