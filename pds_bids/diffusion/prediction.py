@@ -52,8 +52,8 @@ def estimate_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction:
     --------
     >>> clean, noise, kept = torch.tensor([2.0]), torch.tensor([-1.0]), torch.tensor([0.36])
     >>> v = training_target(clean, noise, kept, Prediction.VELOCITY)
-    >>> estimate_clean(v, add_noise(clean, noise, kept), kept, Prediction.VELOCITY)
-    tensor([2.])
+    >>> round(estimate_clean(v, add_noise(clean, noise, kept), kept, Prediction.VELOCITY).item(), 5)
+    2.0
     """
     if prediction is Prediction.CLEAN:
         return output
