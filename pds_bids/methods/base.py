@@ -1,7 +1,7 @@
 """What every method of synthesis offers: losses to train it, samples to use it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -90,6 +90,8 @@ class Method(nn.Module, ABC):
         Share of all updates that each stage gets; sums to 1.
     learning_rate : float
         Peak learning rate for this method unless the user says otherwise.
+    rate_factors : dict of str to float
+        By player: factor on the learning rate, where it is not 1.
     betas : tuple of float
         Momentum coefficients of Adam for this method.
 
@@ -105,6 +107,7 @@ class Method(nn.Module, ABC):
     stages: ClassVar[tuple[str, ...]] = ("all",)
     stage_shares: ClassVar[tuple[float, ...]] = (1.0,)
     learning_rate: ClassVar[float] = 1.5e-3
+    rate_factors: ClassVar[Mapping[str, float]] = {}
     betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
 
     @classmethod

@@ -211,9 +211,10 @@ class Trainer:
             self._enter(self.method.stages[index])
         first = self._first(index)
         factor = learning_rate_factor(self.step - first, self.config.n_warmup, self.ends[index] - first)
-        for optimizer in self.optimizers.values():
+        for player, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = factor * self.config.learning_rate
+                rate = self.config.learning_rate * self.method.rate_factors.get(player, 1.0)
+                group["lr"] = factor * rate
 
     def _first(self, index: int) -> int:
         return self.ends[index - 1] if index else 0
