@@ -1,7 +1,7 @@
 """U-Net for denoising and flows that sees the clean source at every one of its scales.
 
-It works on blocks of 2 x 2 x 2 voxels, as `pds_bids.models.unet` does: whether the eight channels of a block are
-its voxels or their Haar transform is for the caller to decide.
+It works on blocks of 2 x 2 x 2 voxels, as `pds_bids.models.unet` does: whether the eight channels of a block
+are its voxels or their Haar transform is for the caller to decide.
 """
 
 import math
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pds_bids.modalities import CONTRASTS, Direction
-from pds_bids.models.unet import TEMPLATE_CHANNELS, ResidualBlock, double_resolution, voxels_to_blocks
+from pds_bids.models.unet import ResidualBlock, double_resolution, voxels_to_blocks
 
-__all__ = ["ConditionalDenoiser", "DenoiserConfig", "Guide"]
+__all__ = ["GuidedConfig", "GuidedDenoiser"]
 
 # Frequencies of the embedding of time cover 1 to this many radians over [0, 1].
 TOP_FREQUENCY = 1000.0
@@ -22,8 +21,8 @@ N_FREQUENCIES = 32
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
-    """Size of a `ConditionalDenoiser`.
+class GuidedConfig:
+    """Size of a `GuidedDenoiser`.
 
     Parameters
     ----------
@@ -41,42 +40,6 @@ class DenoiserConfig:
     n_bottom: int = 2
     n_embed: int = 64
     n_heads: int = 4
-
-
-@dataclass(frozen=True)
-class Guide:
-    """What a denoiser is told about a subject; see `Condition` in `pds_bids.methods` for the first five.
-
-    Parameters
-    ----------
-    source, present, template, mask, direction : Tensor
-        ``(B, C, D, H, W)``, ``(B, C)``, ``(B, 4, D, H, W)``, ``(B, 1, D, H, W)``, ``(B,)`` int64.
-    atlas : Tensor
-        ``(1, C, D, H, W)`` mean person; the network sees the source's difference from it.
-    extra : Tensor, optional
-        ``(B, E, D, H, W)`` further images, for example a posterior mean.
-    """
-
-    source: Tensor
-    present: Tensor
-    template: Tensor
-    mask: Tensor
-    direction: Tensor
-    atlas: Tensor
-    extra: Tensor | None = None
-
-    def images(self) -> Tensor:
-        """Return ``(B, 2 C + 5 + E, D, H, W)``: nothing of an absent contrast is left in it."""
-        contrast = (self.source - self.atlas) * self.present[..., None, None, None] * self.mask
-        atlas = (self.atlas * self.mask).expand(len(contrast), -1, -1, -1, -1)
-        parts = [contrast, atlas, self.template, self.mask]
-        return torch.cat(parts if self.extra is None else [*parts, self.extra], 1)
-
-    def tokens(self) -> Tensor:
-        """Return ``(B, 2 + C + 1)``: direction, contrasts that are present, whether there is a template."""
-        one_hot = functional.one_hot(self.direction, len(Direction)).to(self.source)
-        has_template = self.template.flatten(1).any(1, keepdim=True).to(self.source)
-        return torch.cat([one_hot, self.present, has_template], 1)
 
 
 class SelfAttention(nn.Module):
@@ -108,33 +71,33 @@ class SelfAttention(nn.Module):
         return features + self.out(mixed).transpose(1, 2).reshape(features.shape)
 
 
-class ConditionalDenoiser(nn.Module):
+class GuidedDenoiser(nn.Module):
     """Predict something about a noisy image, given the clean source at every scale.
 
     Parameters
     ----------
-    config : DenoiserConfig
+    config : GuidedConfig
         Widths and depth.
     n_noisy : int
         Channels of the noisy image (and of the prediction) in voxels; eight times as many in blocks.
-    n_extra : int
-        Channels of `Guide.extra`.
+    n_inputs : int
+        Channels of what is known in images.
+    n_known : int
+        Width of what is known in numbers.
     """
 
-    def __init__(self, config: DenoiserConfig, n_noisy: int, n_extra: int = 0) -> None:
+    def __init__(self, config: GuidedConfig, n_noisy: int, n_inputs: int, n_known: int) -> None:
         super().__init__()
         top, middle, bottom = config.widths
-        n_tokens = len(Direction) + len(CONTRASTS) + 1
-        n_condition = 2 * len(CONTRASTS) + TEMPLATE_CHANNELS + 1 + n_extra
         self.embed = nn.Sequential(
-            nn.Linear(2 * N_FREQUENCIES + n_tokens, config.n_embed),
+            nn.Linear(2 * N_FREQUENCIES + n_known, config.n_embed),
             nn.SiLU(),
             nn.Linear(config.n_embed, config.n_embed),
             nn.SiLU(),
         )
         self.condition = nn.ModuleList(
             [
-                nn.Conv3d(8 * n_condition, top, 1),
+                nn.Conv3d(8 * n_inputs, top, 1),
                 nn.Conv3d(top, middle, 3, 2, padding=1),
                 nn.Conv3d(middle, bottom, 3, 2, padding=1),
             ]
@@ -160,7 +123,7 @@ class ConditionalDenoiser(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, noisy: Tensor, time: Tensor, guide: Guide) -> Tensor:
+    def forward(self, noisy: Tensor, time: Tensor, inputs: Tensor, known: Tensor) -> Tensor:
         """Predict.
 
         Parameters
@@ -169,16 +132,18 @@ class ConditionalDenoiser(nn.Module):
             ``(B, 8 N, D/2, H/2, W/2)``, of unit variance.
         time : Tensor
             ``(B,)`` in [0, 1], how noisy.
-        guide : Guide
-            Clean source and what else is known.
+        inputs : Tensor
+            ``(B, n_inputs, D, H, W)``, clean source first of all.
+        known : Tensor
+            ``(B, n_known)``, direction first of all.
 
         Returns
         -------
         Tensor
             As `noisy`; zero for an untrained network.
         """
-        embedding = self.embed(torch.cat([embed_time(time).to(noisy), guide.tokens()], 1))
-        clean = [self.condition[0](voxels_to_blocks(guide.images()))]
+        embedding = self.embed(torch.cat([embed_time(time).to(noisy), known], 1))
+        clean = [self.condition[0](voxels_to_blocks(inputs))]
         for shrink in self.condition[1:]:
             clean.append(shrink(functional.silu(clean[-1])))
         skips = [self.down[0](self.stem(noisy) + clean[0], embedding)]

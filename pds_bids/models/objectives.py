@@ -10,7 +10,14 @@ from torch.nn import functional
 
 from pds_bids.exceptions import DataError
 
-__all__ = ["ParcelLoss", "effect_sizes", "gradient_error", "structural_error", "voxel_weights"]
+__all__ = [
+    "ParcelLoss",
+    "effect_sizes",
+    "gradient_error",
+    "laplace_error",
+    "structural_error",
+    "voxel_weights",
+]
 
 # Stabilisers of SSIM for a data range of 1 (Wang et al. 2004: K1 = 0.01, K2 = 0.03).
 SSIM_STABILISERS = (0.01**2, 0.03**2)
@@ -30,6 +37,20 @@ def gradient_error(error: Tensor, weight: Tensor) -> Tensor:
         for axis in (2, 3, 4)
     ]
     return torch.stack(parts).mean()
+
+
+def laplace_error(log_scale: Tensor, size: Tensor, weight: Tensor) -> Tensor:
+    """Return the negative Laplace log-likelihood of absolute errors, without its constant.
+
+    Parameters
+    ----------
+    log_scale : Tensor
+        ``(B, C, D/2, H/2, W/2)`` logarithm of the expected absolute error, one for each block of two voxels.
+    size, weight : Tensor
+        ``(B, C, D, H, W)`` absolute errors, through which no gradient flows, and `voxel_weights`.
+    """
+    weights, sizes = (8 * functional.avg_pool3d(image, 2) for image in (weight, weight * size.detach()))
+    return (weights * log_scale + sizes * torch.exp(-log_scale)).sum()
 
 
 def structural_error(image: Tensor, truth: Tensor, weight: Tensor, data_range: float) -> Tensor:
@@ -60,8 +81,8 @@ class ParcelLoss(nn.Module):
     Parameters
     ----------
     parcels : Tensor
-        ``(C, D, H, W)`` integers, 0 for none: for every contrast the atlas of its modality (A_f for BOLD, A_d for
-        the diffusion contrasts), on the window.
+        ``(C, D, H, W)`` integers, 0 for none: for every contrast the atlas of its modality (A_f for BOLD, A_d
+        for the diffusion contrasts), on the window.
     weights : Tensor, optional
         ``(C, P)`` float32, importance of parcels 1..P, for example `effect_sizes` on the training split.
         Uniform by default.
@@ -92,7 +113,7 @@ class ParcelLoss(nn.Module):
         self.register_buffer("weights", weights.float(), persistent=False)
 
     def forward(self, image: Tensor, truth: Tensor, mask: Tensor, channel_weights: Tensor) -> Tensor:
-        """Return the weighted mean over parcels of ``|mean(image) - mean(truth)|``; all ``(B, C, D, H, W)``."""
+        """Return the weighted mean over parcels of ``|mean(image) - mean(truth)|``."""
         n_parcels = self.weights.shape[1]
         # The mean is linear: the difference of means is the mean of the difference.
         error = ((image - truth) * mask).flatten(2)
@@ -109,7 +130,7 @@ class ParcelLoss(nn.Module):
 
 
 def effect_sizes(means: Tensor, groups: Tensor) -> Tensor:
-    """Return how strongly parcel means differ between groups (Cohen's f), from people of the training split only.
+    """Return how strongly parcel means differ between groups of the training split (Cohen's f).
 
     Parameters
     ----------

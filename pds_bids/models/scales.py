@@ -10,7 +10,7 @@ N_MEASURED = 100
 
 
 class MeasuredScale(nn.Module):
-    """Root mean square per channel over the first 100 batches of a training; then fixed, and saved as weights are.
+    """Root mean square per channel over the first 100 batches of a training; then fixed.
 
     Parameters
     ----------

@@ -13,8 +13,8 @@ __all__ = ["haar_forward", "haar_inverse"]
 def haar_forward(image: Tensor) -> Tensor:
     """Transform ``(B, C, D, H, W)`` to ``(B, 8 C, D/2, H/2, W/2)``.
 
-    Channels ``8 c`` to ``8 c + 7`` belong to contrast `c`: low pass on all axes first, then LLH, LHL, LHH, HLL,
-    HLH, HHL, HHH, the last letter for the last axis. White noise stays white.
+    Channels ``8 c`` to ``8 c + 7`` belong to contrast `c`: low pass on all axes first, then LLH, LHL, LHH,
+    HLL, HLH, HHL, HHH, the last letter for the last axis. White noise stays white.
 
     Examples
     --------
