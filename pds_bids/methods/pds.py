@@ -65,7 +65,8 @@ class PDSConfig:
     refiner : UNetConfig
         Size of U.
     prediction : Prediction
-        What the estimator predicts; not noise, since there is no signal at step T.
+        What the estimator predicts: the image, or the velocity, for which the noise itself has to fit through
+        the network. Not noise, since there is no signal at step T.
     n_steps : int
         Steps per draw, at most 1000.
     eta : float
@@ -80,7 +81,7 @@ class PDSConfig:
 
     estimator: GuidedConfig = field(default_factory=GuidedConfig)
     refiner: UNetConfig = field(default_factory=UNetConfig)
-    prediction: Prediction = Prediction.VELOCITY
+    prediction: Prediction = Prediction.CLEAN
     n_steps: int = 8
     eta: float = 0.0
     n_samples: int = 4

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pds_bids.diffusion import Prediction, add_noise, cosine_alpha_bar, draw_steps, standard_normal
+from pds_bids.diffusion import add_noise, cosine_alpha_bar, draw_steps, standard_normal
 from pds_bids.methods.base import Batch, Condition, target_weights
 from pds_bids.methods.baseline import mean_over
 from pds_bids.methods.pds import PDSConfig, PDSMethod
@@ -61,7 +61,6 @@ class PDSPaperConfig(PDSConfig):
         T. Sampling as written visits all steps; as released, `n_steps` of them.
     """
 
-    prediction: Prediction = Prediction.VELOCITY
     n_steps: int = 50
     n_samples: int = 1
     reading: Reading = Reading.WRITTEN

@@ -75,7 +75,7 @@ class MicrostructureLoss(nn.Module):
         """
         if min(image.shape[2:]) < SMALLEST:
             raise UsageError(
-                f"microstructure loss: volumes of {tuple(image.shape[2:])}, expected {SMALLEST} voxels or more"
+                f"microstructure loss: volumes of {tuple(image.shape[2:])}, expected {SMALLEST} or more"
             )
         person, contrast = channel_weights.nonzero(as_tuple=True)
         weight = channel_weights[person, contrast] / len(image)
