@@ -5,7 +5,14 @@ tested with exact ones. Randomness comes from one generator per sample, so that 
 """
 
 from pds_bids.diffusion.ddim import ddim_sample, ddpm_sample
-from pds_bids.diffusion.edm import draw_sigmas, edm_weight, euler_sample, heun_sample, karras_sigmas, precondition
+from pds_bids.diffusion.edm import (
+    draw_sigmas,
+    edm_weight,
+    euler_sample,
+    heun_sample,
+    karras_sigmas,
+    precondition,
+)
 from pds_bids.diffusion.flow import (
     bridge_point,
     bridge_sample,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from enum import StrEnum
 
-import torch
 from torch import Tensor
 
 from pds_bids.diffusion.noise import per_sample
@@ -61,7 +60,9 @@ def estimate_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction:
     if prediction is Prediction.VELOCITY:
         return kept.sqrt() * noisy - (1 - kept).sqrt() * output
     if not bool((alpha_bar > 0).all()):
-        raise UsageError("noise prediction at zero signal-to-noise ratio says nothing of the image; predict v or x0")
+        raise UsageError(
+            "noise prediction at zero signal-to-noise ratio says nothing of the image; predict v or x0"
+        )
     return (noisy - (1 - kept).sqrt() * output) / kept.sqrt()
 
 

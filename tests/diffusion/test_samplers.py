@@ -25,6 +25,7 @@ from pds_bids.diffusion import (
 )
 from pds_bids.exceptions import UsageError
 
+
 @dataclass(frozen=True)
 class Mixture:
     """Mixture of normal distributions on a line; one component is a Gaussian."""
@@ -44,7 +45,9 @@ class Mixture:
 
     def expected(self, observed, signal, noise):
         """Return E[x | signal x + noise z = observed], z white; any of the two may be zero."""
-        weights, means, stds = (torch.tensor(v, dtype=torch.float64) for v in (self.weights, self.means, self.stds))
+        weights, means, stds = (
+            torch.tensor(v, dtype=torch.float64) for v in (self.weights, self.means, self.stds)
+        )
         variance = (signal * stds) ** 2 + noise**2
         off = observed[..., None] - signal * means
         chance = torch.softmax(weights.log() - variance.log() / 2 - off**2 / (2 * variance), -1)
@@ -83,6 +86,7 @@ def grid():
 def slope(counts, errors):
     """Slope of log error over log number of steps; -1 is first order, -2 second."""
     return float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
+
 
 COSINE = cosine_alpha_bar(1000)
 # Three standard errors of a mean and of a standard deviation from 40,000 samples of deviation 0.5 to 1.
