@@ -48,7 +48,7 @@ TINY = {
 }
 #: Updates per stage and learning rate with which one batch is learned.
 EFFORT = {
-    "unet": (40, 1e-2),
+    "unet": (60, 1e-2),
     "gan": (40, 6e-3),
     "pgan": (40, 6e-3),
     "sagan": (30, 6e-3),
