@@ -1,7 +1,8 @@
 """Mathematics of diffusion and flow models: schedules, training targets and samplers over any callable.
 
-Nothing here knows a network, a brain or a device. Samplers take the estimate as a function, so that they can be
-tested with exact ones. Randomness comes from one generator per sample, so that a batch of two equals two of one.
+Nothing here knows a network, a brain or a device. Samplers take the estimate as a function, so that they can
+be tested with exact ones. Randomness comes from one generator per sample, so that a batch of two equals two
+of one.
 """
 
 from pds_bids.diffusion.ddim import ddim_sample, ddpm_sample

@@ -27,8 +27,8 @@ def ddim_sample(
     Parameters
     ----------
     denoise : callable
-        ``(noisy, step) -> clean``: the expected image given a noisy one; `step` is ``(B,)`` int64 in 1..T. See
-        `denoiser_of` for networks that predict noise or velocity.
+        ``(noisy, step) -> clean``: the expected image given a noisy one; `step` is ``(B,)`` int64 in 1..T.
+        See `denoiser_of` for networks that predict noise or velocity.
     noise : Tensor
         ``(B, ...)``, white: the sample at step T.
     alpha_bar : Tensor
@@ -79,8 +79,8 @@ def ddpm_sample(
 ) -> Tensor:
     """Sample from the chain of posteriors ``q(x_s | x_t, x0)`` with x0 replaced by its estimate.
 
-    Its parameters are those of `ddim_sample`. The fresh noise has the variance that is exact for a single image
-    (beta tilde of Ho et al.), so that with few steps the spread is too small, never too large.
+    Its parameters are those of `ddim_sample`. The fresh noise has the variance that is exact for a single
+    image (beta tilde of Ho et al.), so that with few steps the spread is too small, never too large.
 
     References
     ----------

@@ -1,7 +1,7 @@
 """Continuous noise levels: preconditioning, noise levels of training and sampling, samplers.
 
-A noisy image is ``x = x0 + sigma * noise``; a denoiser is ``(x, sigma) -> expected x0`` with `sigma` ``(B,)``.
-Written from Karras et al. 2022, arXiv:2206.00364; its symbols are named where they appear.
+A noisy image is ``x = x0 + sigma * noise``; a denoiser is ``(x, sigma) -> expected x0`` with `sigma`
+``(B,)``. Written from Karras et al. 2022, arXiv:2206.00364; its symbols are named where they appear.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def precondition(network: Denoiser, sigma_data: float) -> Denoiser:
-    """Turn a network into a denoiser whose inputs and training targets have unit variance at every noise level.
+    """Turn a network into a denoiser; its inputs and targets have unit variance at every noise level.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def precondition(network: Denoiser, sigma_data: float) -> Denoiser:
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """Return lambda(sigma), ``(B,)``: the weight of a squared error that makes all noise levels count the same."""
+    """Return lambda(sigma), ``(B,)``, with which squared errors of all noise levels count the same."""
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
 
 

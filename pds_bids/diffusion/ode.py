@@ -41,8 +41,8 @@ def euler(velocity: Velocity, start: Tensor, times: Tensor) -> Tensor:
 def heun(velocity: Velocity, start: Tensor, times: Tensor) -> Tensor:
     """Integrate as `euler`, averaging the velocities at both ends of every interval but the last.
 
-    The last interval is a Euler step, since denoisers and endpoint predictors divide by zero at the very end. It
-    costs ``2 N - 1`` evaluations, and the error falls as 1/N^2.
+    The last interval is a Euler step, since denoisers and endpoint predictors divide by zero at the very end.
+    It costs ``2 N - 1`` evaluations, and the error falls as 1/N^2.
     """
     state = start
     for index, (now, then) in enumerate(pairwise(times)):

@@ -51,8 +51,8 @@ def estimate_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction:
     --------
     >>> clean, noise, kept = torch.tensor([2.0]), torch.tensor([-1.0]), torch.tensor([0.36])
     >>> v = training_target(clean, noise, kept, Prediction.VELOCITY)
-    >>> estimate_clean(v, add_noise(clean, noise, kept), kept, Prediction.VELOCITY)
-    tensor([2.])
+    >>> round(estimate_clean(v, add_noise(clean, noise, kept), kept, Prediction.VELOCITY).item(), 5)
+    2.0
     """
     if prediction is Prediction.CLEAN:
         return output
@@ -69,7 +69,7 @@ def estimate_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction:
 def denoiser_of(
     network: Callable[[Tensor, Tensor], Tensor], alpha_bar: Tensor, prediction: Prediction
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap a network ``(noisy, step) -> output`` into a denoiser ``(noisy, step) -> clean`` for the samplers."""
+    """Wrap a network ``(noisy, step) -> output`` into a denoiser ``(noisy, step) -> clean``."""
 
     def denoise(noisy: Tensor, step: Tensor) -> Tensor:
         kept = alpha_bar.to(step.device)[step]

@@ -1,7 +1,7 @@
 r"""How much of the image is left at every step: ``alpha_bar`` of steps 0 (the image) to T (noise).
 
-``alpha_bar`` has T + 1 entries. Step 0 is the clean image, ``alpha_bar[0] == 1``, so that "the step before t" is
-always an entry of the same table and no sampler needs a special case for its end.
+``alpha_bar`` has T + 1 entries. Step 0 is the clean image, ``alpha_bar[0] == 1``, so that "the step before t"
+is always an entry of the same table and no sampler needs a special case for its end.
 """
 
 import math
@@ -88,8 +88,8 @@ def with_zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
 def trailing_steps(n_train_steps: int, n_steps: int) -> list[int]:
     """Return the steps that a sampler visits, from T down to 0, as evenly spaced as integers allow.
 
-    Sampling starts at T, where training ended in pure noise, and each step's successor is the one before it in
-    the list. ("Leading" spacing starts below T and finds an image where it was given noise.)
+    Sampling starts at T, where training ended in pure noise, and each step's successor is the one before it
+    in the list. ("Leading" spacing starts below T and finds an image where it was given noise.)
 
     Raises
     ------
@@ -109,7 +109,7 @@ def trailing_steps(n_train_steps: int, n_steps: int) -> list[int]:
 
 
 def draw_steps(n: int, n_train_steps: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw ``(n,)`` int64 steps from 1..T for training, stratified: one in each n-th of the range, shuffled."""
+    """Draw ``(n,)`` int64 steps from 1..T for training: one in each n-th of the range, shuffled."""
     device = generator.device if generator is not None else None
     place = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
     order = torch.randperm(n, generator=generator, device=device)

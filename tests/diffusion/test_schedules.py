@@ -71,7 +71,7 @@ def test_velocity_is_the_negative_image_at_pure_noise():
 
 
 def test_preconditioning_keeps_unit_variance():
-    """The input that the network sees, and the output that would be perfect, have unit variance at every sigma."""
+    """What the network sees, and the perfect output, have unit variance at every sigma."""
     generator = torch.Generator().manual_seed(0)
     sigma_data, seen, codes = 0.37, [], []
     for level in (0.01, 0.3, 1.0, 30.0):
