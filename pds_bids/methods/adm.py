@@ -79,20 +79,12 @@ class ADMMethod(Baseline):
 
     def __init__(self, config: ADMConfig, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
+        self.sampler = f"adversarial diffusion, posterior steps, mean of {config.n_samples}"
+        self.steps = config.n_steps * config.n_samples
         n = len(CONTRASTS)
         self.network = Denoiser(config.denoiser, N_INPUTS + n, n, N_KNOWN + config.n_noise)
         self.discriminator = PatchDiscriminator(config.discriminator, N_INPUTS + 2 * n, N_TIME)
         self.register_buffer("alpha_bar", adversarial_alpha_bar(config.n_steps), persistent=False)
-
-    @property
-    def sampler(self) -> str:
-        """Name, and over how many draws."""
-        return f"adversarial diffusion, posterior steps, mean of {self.config.n_samples}"
-
-    @property
-    def steps(self) -> int:
-        """Passes of the generator for all draws."""
-        return int(self.config.n_steps * self.config.n_samples)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of ``generator`` and ``discriminator``."""
@@ -161,10 +153,7 @@ class ADMMethod(Baseline):
         """Draw ``x_{t-1}`` from the posterior given ``x_t`` and ``x_0`` (Ho et al. 2020, eqs. 6 and 7)."""
         now, before = (self.alpha_bar[index].view(-1, 1, 1, 1, 1) for index in (step, step - 1))
         kept = now / before
-        mean = (
-            before.sqrt() * (1 - kept) / (1 - now) * clean
-            + kept.sqrt() * (1 - before) / (1 - now) * noisy
-        )
+        mean = before.sqrt() * (1 - kept) / (1 - now) * clean + kept.sqrt() * (1 - before) / (1 - now) * noisy
         variance = (1 - kept) * (1 - before) / (1 - now)
         return mean + variance.sqrt() * _normal(clean.shape[1:], seeds).to(clean)
 

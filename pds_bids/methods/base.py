@@ -97,7 +97,7 @@ class Method(nn.Module, ABC):
 
     Notes
     -----
-    `sampler` and `steps` may be properties where they depend on the size that was chosen.
+    `sampler` and `steps` are set with the size where they depend on it.
     """
 
     calibration: Tensor

@@ -41,7 +41,8 @@ class DDIMConfig:
     eta : float
         Share of fresh noise per step: 0 is DDIM, 1 is DDPM.
     prediction : Prediction
-        What the network predicts.
+        What the network predicts. A network that is trained for minutes learns the clean image ten times
+        sooner than the velocity, of which the noise is a part.
     n_samples : int
         Draws whose mean is the image.
     """
@@ -49,12 +50,12 @@ class DDIMConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     n_steps: int = 50
     eta: float = 0.0
-    prediction: Prediction = Prediction.VELOCITY
+    prediction: Prediction = Prediction.CLEAN
     n_samples: int = 4
 
 
 class DDIMMethod(Baseline):
-    """Velocity-predicting diffusion with the source concatenated: 50 deterministic steps from noise.
+    """Diffusion with the source concatenated: 50 deterministic steps from noise.
 
     The image is the mean over draws from different noise, the standard deviation their spread.
 
@@ -68,27 +69,21 @@ class DDIMMethod(Baseline):
     sizes: ClassVar[dict[str, DDIMConfig]] = {
         "reduced": DDIMConfig(),
         "paper": DDIMConfig(
-            DenoiserConfig((64, 128, 256, 512), (False,) * 4, 2, 32, 64, has_voxel_blocks=False)
+            DenoiserConfig((64, 128, 256, 512), (False,) * 4, 2, 32, 64, has_voxel_blocks=False),
+            prediction=Prediction.VELOCITY,
         ),
     }
     alpha_bar: Tensor
 
     def __init__(self, config: DDIMConfig, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
+        kind = "DDIM" if config.eta == 0 else "DDPM" if config.eta == 1 else f"DDIM with eta {config.eta:g}"
+        self.sampler = f"{kind}, mean of {config.n_samples}"
+        self.steps = config.n_steps * config.n_samples
         n = len(CONTRASTS)
         self.network = Denoiser(config.denoiser, N_INPUTS + n, n, N_KNOWN)
         # A formula: no need to save it. Its last entry is 0, there is no signal left where sampling starts.
         self.register_buffer("alpha_bar", cosine_alpha_bar(N_TRAIN_STEPS).float(), persistent=False)
-
-    @property
-    def sampler(self) -> str:
-        """Name and share of fresh noise."""
-        return f"DDIM, eta {self.config.eta:g}, mean of {self.config.n_samples}"
-
-    @property
-    def steps(self) -> int:
-        """Passes of the network for all draws."""
-        return int(self.config.n_steps * self.config.n_samples)
 
     def losses(
         self, batch: Batch, player: str | None = None, generator: torch.Generator | None = None

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from pds_bids.diffusion import Prediction
 from pds_bids.methods.baseline import N_KNOWN
 from pds_bids.methods.ldm import LatentConfig, LDMMethod
 from pds_bids.models.autoencoder import AutoencoderConfig
@@ -44,6 +45,7 @@ class DiTMethod(LDMMethod):
         "paper": DiTMethodConfig(
             autoencoder=AutoencoderConfig((64, 128, 256), 4, 2, 32, has_voxel_blocks=False),
             discriminator=DiscriminatorConfig(64),
+            prediction=Prediction.VELOCITY,
             transformer=DiTConfig(width=768, depth=12, n_heads=12),
         ),
     }

@@ -43,6 +43,8 @@ class LatentConfig:
         Sizes of the networks of the first stage.
     kl_weight, adversarial_weight : float
         Beside an absolute error of weight 1.
+    prediction : Prediction
+        What the network of the second stage predicts, see `DDIMConfig`.
     n_steps : int
         DDIM steps per draw, at most 1000.
     n_samples : int
@@ -53,6 +55,7 @@ class LatentConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     kl_weight: float = 1e-6
     adversarial_weight: float = 0.05
+    prediction: Prediction = Prediction.CLEAN
     n_steps: int = 50
     n_samples: int = 4
 
@@ -73,7 +76,7 @@ class LDMConfig(LatentConfig):
 
 
 class LDMMethod(Baseline):
-    """Autoencoder with a patch discriminator, then velocity-predicting diffusion of the target's latent image.
+    """Autoencoder with a patch discriminator, then diffusion of the target's latent image.
 
     The image is the mean over decoded draws from different noise, the standard deviation their spread. Every
     contrast passes through the same autoencoder alone; the latent source is concatenated.
@@ -92,6 +95,7 @@ class LDMMethod(Baseline):
         "paper": LDMConfig(
             autoencoder=AutoencoderConfig((64, 128, 256), 4, 2, 32, has_voxel_blocks=False),
             discriminator=DiscriminatorConfig(64),
+            prediction=Prediction.VELOCITY,
             denoiser=DenoiserConfig((128, 256, 512), (False, False, True), 2, 32, 64, has_voxel_blocks=False),
         ),
     }
@@ -100,6 +104,8 @@ class LDMMethod(Baseline):
 
     def __init__(self, config: Any, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
+        self.sampler = f"DDIM between latent images, mean of {config.n_samples}"
+        self.steps = config.n_steps * config.n_samples
         self.autoencoder = Autoencoder(config.autoencoder)
         self.discriminator = PatchDiscriminator(config.discriminator, 1)
         self.network = self.build_network()
@@ -109,7 +115,7 @@ class LDMMethod(Baseline):
         self.set_stage(self.stages[0])
 
     def build_network(self) -> nn.Module:
-        """Return the network of the second stage, ``(latents, step, known) -> velocity``."""
+        """Return the network of the second stage, ``(latents, step, known) -> output``."""
         return Denoiser(self.config.denoiser, self.n_in, self.n_latent, N_KNOWN)
 
     @property
@@ -123,19 +129,10 @@ class LDMMethod(Baseline):
         return 2 * self.n_latent + TEMPLATE_CHANNELS + 1
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
+    def latent_shape(self) -> tuple[int, int, int]:
         """Voxels of a latent image."""
-        return tuple(size // self.config.autoencoder.factor for size in self.shape)
-
-    @property
-    def sampler(self) -> str:
-        """Name, and over how many draws."""
-        return f"DDIM between latent images, mean of {self.config.n_samples}"
-
-    @property
-    def steps(self) -> int:
-        """Passes of the network of the second stage for all draws."""
-        return int(self.config.n_steps * self.config.n_samples)
+        depth, height, width = (size // self.config.autoencoder.factor for size in self.shape)
+        return depth, height, width
 
     def set_stage(self, name: str) -> None:
         """Train the autoencoder and its discriminator, or the diffusion alone."""
@@ -180,7 +177,7 @@ class LDMMethod(Baseline):
         }
 
     def diffusion_losses(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Return ``diffusion``, the squared error of the velocity of the target's latent image."""
+        """Return ``diffusion``, the squared error of the prediction of the target's latent image."""
         is_target = target_weights(batch.direction) > 0
         clean = self.encode(self.standardise(batch), is_target)
         support = self.spread(is_target).to(clean)
@@ -188,7 +185,7 @@ class LDMMethod(Baseline):
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         kept = self.alpha_bar[step]
         output = self.network_of(batch)(add_noise(clean, noise, kept), step)
-        error = output - training_target(clean, noise, kept, Prediction.VELOCITY)
+        error = output - training_target(clean, noise, kept, Prediction(self.config.prediction))
         return {"diffusion": mean_over(error.square(), support.expand_as(error))}
 
     def draw(self, condition: Condition, generators: Sequence[torch.Generator]) -> Tensor:
@@ -196,7 +193,8 @@ class LDMMethod(Baseline):
         is_target = target_weights(condition.direction) > 0
         support = self.spread(is_target).to(condition.source)
         like = condition.source.new_zeros(len(is_target), self.n_latent, *self.latent_shape)
-        denoise = denoiser_of(self.network_of(condition), self.alpha_bar, Prediction.VELOCITY)
+        prediction = Prediction(self.config.prediction)
+        denoise = denoiser_of(self.network_of(condition), self.alpha_bar, prediction)
         latent = ddim_sample(
             lambda noisy, step: denoise(noisy, step) * support,
             standard_normal(like, generators),
@@ -209,7 +207,7 @@ class LDMMethod(Baseline):
         return image * condition.mask
 
     def network_of(self, condition: Condition) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the network ``(noisy, step) -> velocity`` with the condition filled in."""
+        """Return the network ``(noisy, step) -> output`` with the condition filled in."""
         source = self.inputs(condition)[:, : len(CONTRASTS)]
         place = torch.cat([condition.template, condition.mask], 1)
         seen = torch.cat(
@@ -230,9 +228,7 @@ class LDMMethod(Baseline):
         brain = batch.mask.expand_as(images)
         return rows, images[rows][:, None], brain[rows][:, None]
 
-    def reconstruct(
-        self, images: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return decoded draws, and mean and standard deviation of their latent images."""
         mean, std = self.autoencoder.encode(images)
         noise = torch.randn(mean.shape, generator=generator).to(mean)

@@ -65,7 +65,9 @@ class PerceptualMixin(Baseline):
         network = self._perceptual[0].to(fake.device)
         support = self.support(batch)
         is_target = target_weights(batch.direction) > 0
-        images = [(self.restore(image, batch) * support)[is_target] for image in (fake, self.standardise(batch))]
+        images = [
+            (self.restore(image, batch) * support)[is_target] for image in (fake, self.standardise(batch))
+        ]
         places = [
             int(torch.randint(size // 4, size - size // 4, (), generator=generator)) for size in self.shape
         ]

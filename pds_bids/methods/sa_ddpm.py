@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pds_bids.diffusion import Prediction
 from pds_bids.methods.ddim import N_TRAIN_STEPS, DDIMConfig, DDIMMethod
 from pds_bids.models.denoiser import DenoiserConfig
 
@@ -13,15 +14,13 @@ __all__ = ["SADDPMConfig", "SADDPMMethod"]
 class SADDPMConfig(DDIMConfig):
     """`DDIMConfig` with attention and the full chain of ancestral steps."""
 
-    denoiser: DenoiserConfig = field(
-        default_factory=lambda: DenoiserConfig(attention=(False, True, True))
-    )
+    denoiser: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(attention=(False, True, True)))
     n_steps: int = N_TRAIN_STEPS
     eta: float = 1.0
 
 
 class SADDPMMethod(DDIMMethod):
-    """Velocity-predicting diffusion with attention, source concatenated: ancestral steps from noise.
+    """Diffusion with attention, source concatenated: ancestral steps from noise.
 
     The image is the mean over draws from different noise, the standard deviation their spread.
 
@@ -37,11 +36,7 @@ class SADDPMMethod(DDIMMethod):
         "paper": SADDPMConfig(
             DenoiserConfig(
                 (64, 128, 256, 512), (False, False, True, True), 2, 32, 64, has_voxel_blocks=False
-            )
+            ),
+            prediction=Prediction.VELOCITY,
         ),
     }
-
-    @property
-    def sampler(self) -> str:
-        """Name, and over how many draws."""
-        return f"DDPM, mean of {self.config.n_samples}"

@@ -87,7 +87,7 @@ class Autoencoder(nn.Module):
 
 
 def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
-    """Return the divergence of ``N(mean, std^2)`` from ``N(0, 1)``, summed per image and averaged over images.
+    """Return the divergence of ``N(mean, std^2)`` from ``N(0, 1)``: sum over an image, mean over images.
 
     Examples
     --------

@@ -75,8 +75,9 @@ class Denoiser(nn.Module):
         )
         n_embed = 4 * config.widths[0]
         # Where MONAI looks up a class, a vector passes through two layers.
-        self.network.class_embedding = nn.Sequential(
-            nn.Linear(n_known, n_embed), nn.SiLU(), nn.Linear(n_embed, n_embed)
+        self.network.add_module(
+            "class_embedding",
+            nn.Sequential(nn.Linear(n_known, n_embed), nn.SiLU(), nn.Linear(n_embed, n_embed)),
         )
 
     def forward(self, image: Tensor, step: Tensor, known: Tensor) -> Tensor:

@@ -66,9 +66,7 @@ class PatchDiscriminator(nn.Module):
         )
         self.shifts = nn.ModuleList(nn.Linear(n_known, width) for width in widths if n_known)
         self.attention_after = n_layers - 1
-        self.attend = (
-            SelfAttention(widths[self.attention_after]) if config.has_attention else nn.Identity()
-        )
+        self.attend = SelfAttention(widths[self.attention_after]) if config.has_attention else nn.Identity()
         self.verdict = nn.Conv3d(widths[-1], 1, 4, 1, 1)
         if config.is_spectral:
             with_spectral_norm(self)

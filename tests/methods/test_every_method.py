@@ -49,15 +49,15 @@ TINY = {
 #: Updates per stage and learning rate with which one batch is learned.
 EFFORT = {
     "unet": (60, 1e-2),
-    "gan": (80, 4e-3),
-    "pgan": (80, 4e-3),
-    "sagan": (80, 4e-3),
-    "psagan": (80, 4e-3),
-    "ddim": (150, 4e-3),
-    "sa-ddpm": (150, 4e-3),
-    "ldm": (150, 4e-3),
-    "dit": (150, 4e-3),
-    "adm": (80, 4e-3),
+    "gan": (40, 6e-3),
+    "pgan": (40, 6e-3),
+    "sagan": (30, 6e-3),
+    "psagan": (30, 6e-3),
+    "ddim": (60, 6e-3),
+    "sa-ddpm": (60, 6e-3),
+    "ldm": (50, 6e-3),
+    "dit": (60, 4e-3),
+    "adm": (30, 4e-3),
 }
 #: The source as it is, compared with the target, is at 1; the image after training must be nearer than this.
 OVERFIT = 0.35
@@ -159,9 +159,7 @@ def test_every_method_has_a_tiny_size():
 
 def test_learns_one_batch(trained):
     method, batch = trained
-    before, after = error(source_as_is(batch), batch), error(
-        method.sample(batch, generators(2)).mean, batch
-    )
+    before, after = error(source_as_is(batch), batch), error(method.sample(batch, generators(2)).mean, batch)
     assert after < OVERFIT * before
 
 
