@@ -36,7 +36,7 @@ from pds_bids.diffusion import (
 )
 from pds_bids.exceptions import UsageError
 from pds_bids.methods.base import Batch, Condition, SampleResult, target_weights
-from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, Baseline, mean_over
+from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, Baseline, mean_over, repeat_condition
 from pds_bids.methods.unet import GRADIENT_WEIGHT, SCALE_WEIGHT, SQUARE_WEIGHT, UNetMethod
 from pds_bids.modalities import CONTRASTS
 from pds_bids.models.guided import GuidedConfig, GuidedDenoiser
@@ -50,6 +50,8 @@ __all__ = ["PDSConfig", "PDSMethod"]
 #: Steps of the chain that is trained (T in the paper).
 N_TRAIN_STEPS = 1000
 DIFFUSION, REFINEMENT = "diffusion", "refinement"
+# Attributes that each stage trains, where they are there; "local" is of the released network only.
+ESTIMATOR_PARTS, REFINEMENT_PARTS = ("estimator", "local"), ("refiner", "backbone")
 # Channels between the two convolutions of the backbone B.
 BACKBONE_WIDTH = 16
 
@@ -158,6 +160,8 @@ class PDSMethod(Baseline):
         self.register_buffer("alpha_bar", cosine_alpha_bar(N_TRAIN_STEPS).float(), persistent=False)
         if config.has_estimator:
             self.estimator = self.build_estimator()
+            # Convolutions on a CPU are faster with channels last.
+            self.estimator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.has_refinement:
             self.refiner = UNetMethod(config.refiner, shape)
             self.backbone = nn.Sequential(
@@ -172,6 +176,12 @@ class PDSMethod(Baseline):
         self.stages = tuple(stage for stage, is_on in parts if is_on)  # type: ignore[misc]
         self.stage_shares = (1 / len(self.stages),) * len(self.stages)  # type: ignore[misc]
         self.stage = self.stages[0]
+        n_draws = config.n_samples if config.has_estimator else 1
+        chain = [f"DDIM, {config.n_steps} steps, eta {config.eta:g}"] * config.has_estimator
+        refinement = ["tissue refinement"] * config.has_refinement
+        self.sampler = ", ".join([*chain, *refinement, f"mean of {n_draws}"])
+        passes = config.n_steps * n_draws if config.has_estimator else 0
+        self.steps = passes + UNetMethod.steps * config.has_refinement
         if parcels is not None:
             self.set_parcels(parcels, parcel_weights)
         if perceptual is not None:
@@ -180,22 +190,6 @@ class PDSMethod(Baseline):
     def build_estimator(self) -> nn.Module:
         """Return the noise estimator, which sees the source at every scale."""
         return GuidedDenoiser(self.config.estimator, len(CONTRASTS), N_INPUTS, N_KNOWN)
-
-    @property
-    def sampler(self) -> str:
-        """Name, and what the draws become."""
-        parts = []
-        if self.config.has_estimator:
-            parts.append(f"DDIM, {self.config.n_steps} steps, eta {self.config.eta:g}")
-        if self.config.has_refinement:
-            parts.append("tissue refinement")
-        return f"{', '.join(parts)}, mean of {self.config.n_samples if self.config.has_estimator else 1}"
-
-    @property
-    def steps(self) -> int:
-        """Passes of the networks for all draws."""
-        passes = self.config.n_steps * self.config.n_samples if self.config.has_estimator else 0
-        return passes + (UNetMethod.steps if self.config.has_refinement else 0)
 
     def set_parcels(self, parcels: Tensor, weights: Tensor | None = None) -> None:
         """Take the atlases, and the importance of their parcels, for PA; see `ParcelLoss`."""
@@ -215,7 +209,7 @@ class PDSMethod(Baseline):
         """Train the estimator, or with it frozen B and U."""
         super().set_stage(name)
         self.stage = name
-        for stage, parts in ((DIFFUSION, ("estimator",)), (REFINEMENT, ("refiner", "backbone"))):
+        for stage, parts in ((DIFFUSION, ESTIMATOR_PARTS), (REFINEMENT, REFINEMENT_PARTS)):
             for part in parts:
                 if hasattr(self, part):
                     getattr(self, part).requires_grad_(stage == name)
@@ -315,8 +309,9 @@ class PDSMethod(Baseline):
             return super().sample(condition, generators)
         refined = self.refiner.sample(condition, generators)
         n_draws = self.config.n_samples if self.config.has_estimator else 1
-        parts = [self._project(self.draw(condition, generators), condition) for _ in range(n_draws)]
-        added = torch.stack(parts)
+        many = repeat_condition(condition, n_draws)
+        added = self._project(self.draw(many, list(generators) * n_draws), many)
+        added = added.unflatten(0, (n_draws, -1))
         spread = added.std(0, correction=min(n_draws - 1, 1))
         std = self.calibration.view(-1, 1, 1, 1) * torch.sqrt(refined.std.square() + spread.square())
         return SampleResult((refined.mean + added.mean(0)) * condition.mask, std * condition.mask)

@@ -30,16 +30,12 @@ def perturb(method):
     return method
 
 
-def test_learns_one_batch(make, batch, fit, error, generators):
+def test_flow_repairs_what_the_posterior_mean_leaves(make, batch, fit, error, generators):
     method = make()
-    history = fit(method, batch, 80, 1e-2)
-    as_is = batch.source.sum(1, keepdim=True) / batch.present.sum(1).view(-1, 1, 1, 1, 1)
-    result = method.sample(batch, generators(2))
-    assert error(result.mean, batch) < 0.35 * error(as_is, batch)
-    # The flow repairs what the posterior mean leaves.
-    assert error(result.mean, batch) < error(method.mean.sample(batch, []).mean, batch)
-    first, last = history["flow"]
-    assert last["flow"] < 0.4 * first["flow"]
+    first, last = fit(method, batch, 40, 8e-3)["flow"]
+    assert last["flow"] < 0.5 * first["flow"]
+    repaired = error(method.sample(batch, generators(2)).mean, batch)
+    assert repaired < 0.9 * error(method.mean.sample(batch, []).mean, batch)
 
 
 def test_losses_of_each_stage(make, batch):
@@ -94,7 +90,7 @@ def exact(method, mean, deviation, batch):
 
 
 def test_samples_follow_an_exact_predictor(make, batch, generators):
-    """Spread of the samples right with many steps; the mean is exact from first predictions, noisy from samples."""
+    """The spread is right with many steps; the mean is exact from first predictions."""
     spreads, biases = {}, {}
     for is_of_samples in (False, True):
         method = make(n_steps=100, n_samples=30, has_mean_of_samples=is_of_samples)
