@@ -7,8 +7,11 @@ from pds_bids.methods.ddim import DDIMMethod
 from pds_bids.methods.dit import DiTMethod
 from pds_bids.methods.gan import GANMethod
 from pds_bids.methods.ldm import LDMMethod
+from pds_bids.methods.pds import PDSMethod
+from pds_bids.methods.pds_paper import PDSPaperMethod
 from pds_bids.methods.pgan import PerceptualMixin, PGANMethod
 from pds_bids.methods.psagan import PSAGANMethod
+from pds_bids.methods.residual_flow import ResidualFlowMethod
 from pds_bids.methods.sa_ddpm import SADDPMMethod
 from pds_bids.methods.sagan import SAGANMethod
 from pds_bids.methods.unet import UNetMethod
@@ -39,5 +42,8 @@ METHODS: dict[str, type[Method]] = {
         LDMMethod,
         DiTMethod,
         ADMMethod,
+        PDSMethod,
+        PDSPaperMethod,
+        ResidualFlowMethod,
     )
 }
