@@ -230,7 +230,10 @@ class ResidualFlowMethod(Baseline):
         chosen = ends if self.config.has_mean_of_samples else firsts
         residual = self._residual(torch.stack(chosen).mean(0), condition)
         variance = samples.var(0, correction=min(len(samples) - 1, 1))
-        variance = functional.avg_pool3d(variance, 3, 1, 1, count_include_pad=False) + SPREAD_FLOOR**2
+        # Outside of the brain there is no spread; it must not lower that of the rim.
+        support = self.support(condition)
+        around, inside = (functional.avg_pool3d(image, 3, 1, 1) for image in (variance, support))
+        variance = around / inside.clamp_min(1e-6) * support + SPREAD_FLOOR**2
         std = self.calibration.view(-1, 1, 1, 1) * variance.sqrt() * condition.mask
         # U's own sample averages mirrored passes; the flow is conditioned on a plain one, as in training.
         image = self.mean.sample(condition, generators).mean + residual

@@ -120,7 +120,9 @@ class GuidedDenoiser(nn.Module):
         )
         self.norm = nn.GroupNorm(top // 8, top)
         self.head = nn.Conv3d(top, 8 * n_noisy, 1)
-        for parameter in self.head.parameters():
+        # White noise cannot be compressed: what the output needs of it must not have to fit through the trunk.
+        self.gain = nn.Linear(config.n_embed, 8 * n_noisy)
+        for parameter in (*self.head.parameters(), *self.gain.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, noisy: Tensor, time: Tensor, inputs: Tensor, known: Tensor) -> Tensor:
@@ -155,7 +157,8 @@ class GuidedDenoiser(nn.Module):
         features = self.attention(features)
         for lift, block, source in zip(self.lift, self.up, (clean[1], clean[0]), strict=True):
             features = block(skips.pop() + double_resolution(lift(features)) + source, embedding)
-        return self.head(functional.silu(self.norm(features)))
+        passed = self.gain(embedding)[..., None, None, None] * noisy
+        return self.head(functional.silu(self.norm(features))) + passed
 
 
 def embed_time(time: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """A small world in which the methods of this folder are tested."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -58,9 +60,16 @@ def perceptual():
 
 @pytest.fixture
 def fit():
-    """Train a method on a batch, stage after stage; gives the losses of the first and last update of each."""
+    """Train a method on a batch, stage after stage; gives the losses of the first and last update of each.
+
+    As in real training, the template is withheld at times and people are mirrored.
+    """
 
     def train(method, batch, n_updates, rate=4e-3):
+        names = ("source", "mask", "target")
+        mirrored = replace(batch, **{name: getattr(batch, name).flip(2) for name in names})
+        versions = [batch, mirrored]
+        versions += [replace(version, template=0 * batch.template) for version in versions]
         history = {}
         for stage in method.stages:
             method.set_stage(stage)
@@ -70,7 +79,7 @@ def fit():
             records = []
             for update in range(n_updates):
                 optimizer.param_groups[0]["lr"] = rate * min(1, 2 - 2 * update / n_updates)
-                losses = method.losses(batch, None, generator)
+                losses = method.losses(versions[update % 4], None, generator)
                 optimizer.zero_grad()
                 torch.stack(list(losses.values())).sum().backward(inputs=parameters)
                 optimizer.step()

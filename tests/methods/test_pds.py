@@ -37,7 +37,7 @@ def other_source(batch):
 
 def test_learns_one_batch(make, batch, fit, error, generators):
     method = make()
-    history = fit(method, batch, 80)
+    history = fit(method, batch, 80, 1e-2)
     as_is = batch.source.sum(1, keepdim=True) / batch.present.sum(1).view(-1, 1, 1, 1, 1)
     assert error(method.sample(batch, generators(2)).mean, batch) < 0.35 * error(as_is, batch)
     first, last = history["refinement"]
@@ -47,7 +47,7 @@ def test_learns_one_batch(make, batch, fit, error, generators):
 @pytest.mark.parametrize("prediction", ["clean", "velocity"])
 def test_noise_estimator_alone_learns_one_batch(make, batch, fit, error, generators, prediction):
     method = make(has_refinement=False, prediction=prediction)
-    first, last = fit(method, batch, 120)["diffusion"]
+    first, last = fit(method, batch, 100)["diffusion"]
     assert last["estimate"] < 0.5 * first["estimate"]
     as_is = batch.source.sum(1, keepdim=True) / batch.present.sum(1).view(-1, 1, 1, 1, 1)
     assert error(method.sample(batch, generators(2)).mean, batch) < 0.6 * error(as_is, batch)

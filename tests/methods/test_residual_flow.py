@@ -32,10 +32,10 @@ def perturb(method):
 
 def test_learns_one_batch(make, batch, fit, error, generators):
     method = make()
-    history = fit(method, batch, 80)
+    history = fit(method, batch, 80, 1e-2)
     as_is = batch.source.sum(1, keepdim=True) / batch.present.sum(1).view(-1, 1, 1, 1, 1)
     result = method.sample(batch, generators(2))
-    assert error(result.mean, batch) < 0.3 * error(as_is, batch)
+    assert error(result.mean, batch) < 0.35 * error(as_is, batch)
     # The flow repairs what the posterior mean leaves.
     assert error(result.mean, batch) < error(method.mean.sample(batch, []).mean, batch)
     first, last = history["flow"]
