@@ -178,7 +178,7 @@ def adversarial_alpha_bar(n_steps: int) -> Tensor:
     Examples
     --------
     >>> [round(value, 4) for value in adversarial_alpha_bar(4).tolist()]
-    [1.0, 0.5236, 0.0791, 0.0034, 0.0]
+    [1.0, 0.5237, 0.0791, 0.0034, 0.0]
     """
     time = torch.linspace(0, 1, n_steps + 1)
     return torch.exp(-0.5 * (BETA_MAX - BETA_MIN) * time.square() - BETA_MIN * time)
