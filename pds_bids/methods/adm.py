@@ -79,12 +79,20 @@ class ADMMethod(Baseline):
 
     def __init__(self, config: ADMConfig, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
-        self.sampler = f"adversarial diffusion, posterior steps, mean of {config.n_samples}"
-        self.steps = config.n_steps * config.n_samples
         n = len(CONTRASTS)
         self.network = Denoiser(config.denoiser, N_INPUTS + n, n, N_KNOWN + config.n_noise)
         self.discriminator = PatchDiscriminator(config.discriminator, N_INPUTS + 2 * n, N_TIME)
         self.register_buffer("alpha_bar", adversarial_alpha_bar(config.n_steps), persistent=False)
+
+    @property
+    def sampler(self) -> str:
+        """Name, and over how many draws."""
+        return f"adversarial diffusion, posterior steps, mean of {self.config.n_samples}"
+
+    @property
+    def steps(self) -> int:
+        """Passes of the network for all draws."""
+        return int(self.config.n_steps * self.config.n_samples)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of ``generator`` and ``discriminator``."""
@@ -170,7 +178,7 @@ def adversarial_alpha_bar(n_steps: int) -> Tensor:
     Examples
     --------
     >>> [round(value, 4) for value in adversarial_alpha_bar(4).tolist()]
-    [1.0, 0.5236, 0.0791, 0.0034, 0.0]
+    [1.0, 0.5237, 0.0791, 0.0034, 0.0]
     """
     time = torch.linspace(0, 1, n_steps + 1)
     return torch.exp(-0.5 * (BETA_MAX - BETA_MIN) * time.square() - BETA_MIN * time)

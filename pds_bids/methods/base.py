@@ -78,10 +78,6 @@ class Method(nn.Module, ABC):
     ----------
     name : str
         Name on the command line and in sidecars.
-    sampler : str
-        How a sample is drawn, for sidecars.
-    steps : int
-        Network evaluations per sample.
     calibration : Tensor
         ``(3,)`` buffer, factor per contrast on the standard deviation.
     stages : tuple of str
@@ -94,16 +90,10 @@ class Method(nn.Module, ABC):
         By player: factor on the learning rate, where it is not 1.
     betas : tuple of float
         Momentum coefficients of Adam for this method.
-
-    Notes
-    -----
-    `sampler` and `steps` are set with the size where they depend on it.
     """
 
     calibration: Tensor
     name: ClassVar[str]
-    sampler: str
-    steps: int
     stages: ClassVar[tuple[str, ...]] = ("all",)
     stage_shares: ClassVar[tuple[float, ...]] = (1.0,)
     learning_rate: ClassVar[float] = 1.5e-3
@@ -114,6 +104,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def from_architecture(cls, architecture: dict[str, Any], shape: tuple[int, int, int]) -> Self:
         """Build the untrained method for windows of `shape` from the ``architecture`` of a model card."""
+
+    @property
+    @abstractmethod
+    def sampler(self) -> str:
+        """How a sample is drawn, for sidecars."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Network evaluations per sample, for sidecars."""
 
     @property
     @abstractmethod

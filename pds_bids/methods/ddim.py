@@ -77,13 +77,22 @@ class DDIMMethod(Baseline):
 
     def __init__(self, config: DDIMConfig, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
-        kind = "DDIM" if config.eta == 0 else "DDPM" if config.eta == 1 else f"DDIM with eta {config.eta:g}"
-        self.sampler = f"{kind}, mean of {config.n_samples}"
-        self.steps = config.n_steps * config.n_samples
         n = len(CONTRASTS)
         self.network = Denoiser(config.denoiser, N_INPUTS + n, n, N_KNOWN)
         # A formula: no need to save it. Its last entry is 0, there is no signal left where sampling starts.
         self.register_buffer("alpha_bar", cosine_alpha_bar(N_TRAIN_STEPS).float(), persistent=False)
+
+    @property
+    def sampler(self) -> str:
+        """Name, and over how many draws."""
+        eta = self.config.eta
+        kind = "DDIM" if eta == 0 else "DDPM" if eta == 1 else f"DDIM with eta {eta:g}"
+        return f"{kind}, mean of {self.config.n_samples}"
+
+    @property
+    def steps(self) -> int:
+        """Passes of the network for all draws."""
+        return int(self.config.n_steps * self.config.n_samples)
 
     def losses(
         self, batch: Batch, player: str | None = None, generator: torch.Generator | None = None

@@ -58,8 +58,12 @@ class GANMethod(Baseline):
     def __init__(self, config: GANConfig, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
         self.generator = Generator(config.generator, N_INPUTS, len(CONTRASTS), N_KNOWN)
-        self.steps = config.n_samples
         self.discriminator = PatchDiscriminator(config.discriminator, N_INPUTS + len(CONTRASTS))
+
+    @property
+    def steps(self) -> int:
+        """Passes of the generator."""
+        return int(self.config.n_samples)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of ``generator`` and ``discriminator``."""

@@ -104,8 +104,6 @@ class LDMMethod(Baseline):
 
     def __init__(self, config: Any, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
-        self.sampler = f"DDIM between latent images, mean of {config.n_samples}"
-        self.steps = config.n_steps * config.n_samples
         self.autoencoder = Autoencoder(config.autoencoder)
         self.discriminator = PatchDiscriminator(config.discriminator, 1)
         self.network = self.build_network()
@@ -133,6 +131,16 @@ class LDMMethod(Baseline):
         """Voxels of a latent image."""
         depth, height, width = (size // self.config.autoencoder.factor for size in self.shape)
         return depth, height, width
+
+    @property
+    def sampler(self) -> str:
+        """Name, and over how many draws."""
+        return f"DDIM between latent images, mean of {self.config.n_samples}"
+
+    @property
+    def steps(self) -> int:
+        """Passes of the network for all draws."""
+        return int(self.config.n_steps * self.config.n_samples)
 
     def set_stage(self, name: str) -> None:
         """Train the autoencoder and its discriminator, or the diffusion alone."""

@@ -132,8 +132,8 @@ def sine_positions(grid: tuple[int, ...], width: int) -> Tensor:
 
     Examples
     --------
-    >>> sine_positions((2, 1, 1), 6)[:, 0].tolist()
-    [1.0, 0.5403022766113281]
+    >>> sine_positions((2, 1, 1), 6)[:, 0]
+    tensor([1.0000, 0.5403])
     """
     places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).view(-1, len(grid))
     return torch.cat([time_vector(places[:, axis], width // len(grid)) for axis in range(len(grid))], 1)

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from pds_bids.methods import METHODS, Batch, Condition, target_weights
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.models.microstructure import LAYERS
 from pds_bids.models.perceptual import Perceptual, vgg_features
 from pds_bids.models.unet import TEMPLATE_CHANNELS
 
@@ -28,9 +29,9 @@ LATENT = {
     "n_samples": 2,
     "n_steps": 5,
 }
-ESTIMATOR = {"widths": [16, 16, 16], "n_bottom": 1, "n_embed": 16, "n_heads": 2}
 UNET = {"widths": [16, 16, 16], "n_bottom": 1, "n_embed": 16}
-PDS = {"estimator": ESTIMATOR, "refiner": UNET, "n_samples": 2, "n_steps": 3}
+GUIDED = {"widths": [16, 16, 16], "n_bottom": 1, "n_embed": 16, "n_heads": 2}
+PDS = {"estimator": GUIDED, "refiner": UNET, "n_steps": 3, "n_samples": 2}
 #: Sizes that a core trains in seconds.
 TINY = {
     "unet": UNET,
@@ -49,8 +50,8 @@ TINY = {
         "n_samples": 2,
     },
     "pds": PDS,
-    "pds-paper": {**PDS, "n_train_steps": 5},
-    "residual-flow": {"mean": UNET, "flow": ESTIMATOR, "n_samples": 2},
+    "pds-paper": {**PDS, "n_train_steps": 5, "has_microstructure_loss": False},
+    "residual-flow": {"mean": UNET, "flow": GUIDED, "n_samples": 2},
 }
 #: Updates per stage and learning rate with which one batch is learned.
 EFFORT = {
@@ -64,26 +65,26 @@ EFFORT = {
     "ldm": (50, 6e-3),
     "dit": (60, 4e-3),
     "adm": (30, 4e-3),
-    "pds": (60, 1e-2),
-    "pds-paper": (60, 1e-2),
-    "residual-flow": (60, 1e-2),
+    "pds": (60, 6e-3),
+    "pds-paper": (80, 1e-2),
+    "residual-flow": (50, 4e-3),
 }
 #: The source as it is, compared with the target, is at 1; the image after training must be nearer than this.
 OVERFIT = 0.35
-# What its diffusion stage draws is noise, which the refinement has to unlearn first.
-OVERFIT_OF_PAPER = 0.8
+#: The estimator of the paper as written has nothing to learn from; its U-Net is trained by L1 alone.
+OVERFIT_PAPER = 0.6
 
 
 def make_method(name):
     torch.manual_seed(0)
     method = METHODS[name].from_architecture(TINY[name], SHAPE)
+    if hasattr(method, "set_perceptual"):
+        state = vgg_features((4, 4, None, 8, 8, None, 8, 8, 8), 1).state_dict()
+        method.set_perceptual(Perceptual({f"features.{key}": value for key, value in state.items()}, LAYERS))
     if hasattr(method, "set_parcels"):
         half = (torch.arange(SHAPE[0]) >= SHAPE[0] // 2).long()
         octants = 1 + half[:, None, None] + 2 * half[:, None] + 4 * half
         method.set_parcels(octants.expand(len(CONTRASTS), -1, -1, -1))
-    if hasattr(method, "set_perceptual"):
-        state = vgg_features((4, 4, None, 8, 8), 1).state_dict()
-        method.set_perceptual(Perceptual({f"features.{key}": value for key, value in state.items()}))
     return method
 
 
@@ -175,7 +176,7 @@ def test_every_method_has_a_tiny_size():
 def test_learns_one_batch(trained):
     method, batch = trained
     before, after = error(source_as_is(batch), batch), error(method.sample(batch, generators(2)).mean, batch)
-    assert after < (OVERFIT_OF_PAPER if method.name == "pds-paper" else OVERFIT) * before
+    assert after < (OVERFIT_PAPER if method.name == "pds-paper" else OVERFIT) * before
 
 
 def test_same_seed_same_bits(trained):
@@ -215,7 +216,8 @@ def test_image_changes_with_the_source(trained):
     changed = replace(batch, source=make_batch(seed=5).source)
     first, second = (method.sample(item, generators(2)).mean for item in (batch, changed))
     moved = error(second, replace(batch, target=first))
-    assert moved > 0.2 * error(source_as_is(changed), replace(batch, target=source_as_is(batch)))
+    difference = error(source_as_is(changed), replace(batch, target=source_as_is(batch)))
+    assert moved > 0.1 * difference
 
 
 def test_saved_and_loaded_it_is_the_same(trained):
