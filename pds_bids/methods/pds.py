@@ -176,12 +176,6 @@ class PDSMethod(Baseline):
         self.stages = tuple(stage for stage, is_on in parts if is_on)  # type: ignore[misc]
         self.stage_shares = (1 / len(self.stages),) * len(self.stages)  # type: ignore[misc]
         self.stage = self.stages[0]
-        n_draws = config.n_samples if config.has_estimator else 1
-        chain = [f"DDIM, {config.n_steps} steps, eta {config.eta:g}"] * config.has_estimator
-        refinement = ["tissue refinement"] * config.has_refinement
-        self.sampler = ", ".join([*chain, *refinement, f"mean of {n_draws}"])
-        passes = config.n_steps * n_draws if config.has_estimator else 0
-        self.steps = passes + UNetMethod.steps * config.has_refinement
         if parcels is not None:
             self.set_parcels(parcels, parcel_weights)
         if perceptual is not None:
@@ -190,6 +184,24 @@ class PDSMethod(Baseline):
     def build_estimator(self) -> nn.Module:
         """Return the noise estimator, which sees the source at every scale."""
         return GuidedDenoiser(self.config.estimator, len(CONTRASTS), N_INPUTS, N_KNOWN)
+
+    @property
+    def sampler(self) -> str:
+        """Name, and what the draws become."""
+        config = self.config
+        chain = [f"DDIM, {config.n_steps} steps, eta {config.eta:g}"] * config.has_estimator
+        refinement = ["tissue refinement"] * config.has_refinement
+        return ", ".join([*chain, *refinement, f"mean of {self._n_draws}"])
+
+    @property
+    def steps(self) -> int:
+        """Passes of the networks for all draws."""
+        passes = self.config.n_steps * self._n_draws * self.config.has_estimator
+        return passes + UNetMethod.steps * self.config.has_refinement
+
+    @property
+    def _n_draws(self) -> int:
+        return self.config.n_samples if self.config.has_estimator else 1
 
     def set_parcels(self, parcels: Tensor, weights: Tensor | None = None) -> None:
         """Take the atlases, and the importance of their parcels, for PA; see `ParcelLoss`."""
@@ -308,7 +320,7 @@ class PDSMethod(Baseline):
         if not self.config.has_refinement:
             return super().sample(condition, generators)
         refined = self.refiner.sample(condition, generators)
-        n_draws = self.config.n_samples if self.config.has_estimator else 1
+        n_draws = self._n_draws
         many = repeat_condition(condition, n_draws)
         added = self._project(self.draw(many, list(generators) * n_draws), many)
         added = added.unflatten(0, (n_draws, -1))

@@ -98,13 +98,6 @@ class PDSPaperMethod(PDSMethod):
             # All that the noisy target passes through before it joins the last features.
             self.local = nn.Conv3d(len(CONTRASTS), len(CONTRASTS), 3, padding=1)
 
-        chain = (
-            "unconditional DDIM, eta 1, seed 0" if self.is_released else "ancestral DDPM with a noisy source"
-        )
-        self.sampler = chain + ", tissue refinement" * config.has_refinement
-        passes = len(Direction) * config.n_steps if self.is_released else config.n_train_steps
-        self.steps = passes * config.has_estimator + UNetMethod.steps * config.has_refinement
-
     def build_estimator(self) -> nn.Module:
         """Return an estimator that is told the time and the direction, and shown one noisy volume."""
         # One empty image: the network of `PDSMethod` without what is known of the subject.
@@ -114,6 +107,20 @@ class PDSPaperMethod(PDSMethod):
     def is_released(self) -> bool:
         """Whether the released code is followed."""
         return self.config.reading == Reading.RELEASED
+
+    @property
+    def sampler(self) -> str:
+        """Name, and what the draw becomes."""
+        chain = (
+            "unconditional DDIM, eta 1, seed 0" if self.is_released else "ancestral DDPM with a noisy source"
+        )
+        return chain + ", tissue refinement" * self.config.has_refinement
+
+    @property
+    def steps(self) -> int:
+        """Passes of the networks."""
+        passes = len(Direction) * self.config.n_steps if self.is_released else self.config.n_train_steps
+        return passes * self.config.has_estimator + UNetMethod.steps * self.config.has_refinement
 
     def estimate_noise(self, source: Tensor, target: Tensor, step: Tensor, direction: Tensor) -> Tensor:
         """Return the noise of the target as estimated from the noisy source (as released: also from it)."""

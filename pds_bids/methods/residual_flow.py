@@ -125,14 +125,22 @@ class ResidualFlowMethod(Baseline):
         self.flow.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.bands = MeasuredScale(8 * n, FIRST_SCALE)
         self.stage = MEAN
-        source = "samples" if config.has_mean_of_samples else "first predictions"
-        self.sampler = (
-            f"posterior mean, residual flow of {config.n_steps} Euler steps, "
-            f"mean of {config.n_samples} {source}"
-        )
-        self.steps = UNetMethod.steps + 1 + config.n_steps * config.n_samples
         if parcels is not None:
             self.set_parcels(parcels, parcel_weights)
+
+    @property
+    def sampler(self) -> str:
+        """Name and numbers."""
+        source = "samples" if self.config.has_mean_of_samples else "first predictions"
+        return (
+            f"posterior mean, residual flow of {self.config.n_steps} Euler steps, "
+            f"mean of {self.config.n_samples} {source}"
+        )
+
+    @property
+    def steps(self) -> int:
+        """Passes of the networks for all samples."""
+        return UNetMethod.steps + 1 + self.config.n_steps * self.config.n_samples
 
     def set_parcels(self, parcels: Tensor, weights: Tensor | None = None) -> None:
         """Take the atlases, and the importance of their parcels; see `ParcelLoss`."""

@@ -76,6 +76,7 @@ def test_bands_are_measured(make, batch):
 
 def exact(method, mean, deviation):
     """Replace the network by the best predictor for residual coefficients ~ N(mean, deviation^2)."""
+
     def predictor(condition, _):
         def predict(state, time):
             t = time.view(-1, 1, 1, 1, 1)

@@ -46,7 +46,9 @@ def test_spectral_norm_bounds_every_convolution():
     for _ in range(30):
         network(image, torch.zeros(1, 3))
     for layer in network.down:
-        assert float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) == pytest.approx(1, abs=0.02)
+        assert float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) == pytest.approx(
+            1, abs=0.02
+        )
     for layer in network.up:
         flat = layer.weight.detach().transpose(0, 1).flatten(1)
         assert float(torch.linalg.matrix_norm(flat, 2)) == pytest.approx(1, abs=0.02)
