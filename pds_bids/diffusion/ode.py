@@ -29,6 +29,7 @@ def euler(velocity: Velocity, start: Tensor, times: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> euler(lambda x, t: 0 * x + 2, torch.zeros(1), torch.tensor([0.0, 1.0]))
     tensor([2.])
     """

@@ -49,6 +49,7 @@ def estimate_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction:
 
     Examples
     --------
+    >>> import torch
     >>> clean, noise, kept = torch.tensor([2.0]), torch.tensor([-1.0]), torch.tensor([0.36])
     >>> v = training_target(clean, noise, kept, Prediction.VELOCITY)
     >>> round(estimate_clean(v, add_noise(clean, noise, kept), kept, Prediction.VELOCITY).item(), 5)
