@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pds_bids.exceptions import UsageError
+from pds_bids.inference.prepare import DEFAULT_WINDOW
 from pds_bids.methods import METHODS, Baseline
 from pds_bids.methods.adm import ADMConfig, ADMMethod, gradient_penalty
-from pds_bids.methods.baseline import SPREAD_FLOOR
+from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, SPREAD_FLOOR
 from pds_bids.methods.gan import GANConfig, GANMethod
 from pds_bids.methods.ldm import LDMConfig, LDMMethod
 from pds_bids.methods.pgan import PGANConfig, PGANMethod
@@ -130,6 +131,29 @@ def test_unknown_sizes_and_fields_are_refused():
         GANMethod.of_size("huge", SHAPE)
     with pytest.raises(UsageError, match="no field width"):
         GANMethod.from_architecture({"width": 3}, SHAPE)
+
+
+@pytest.mark.parametrize("size", ["reduced", "paper"])
+@pytest.mark.parametrize("name", ["gan", "sagan", "ddim", "sa-ddpm", "ldm", "dit", "adm"])
+def test_every_size_fits_the_window(name, size):
+    """Networks map the window to itself; on tensors without memory, which cost nothing."""
+    shape = DEFAULT_WINDOW.shape
+    with torch.device("meta"):
+        method = METHODS[name].of_size(size, shape)
+        image, known, step = torch.zeros(1, 3, *shape), torch.zeros(1, N_KNOWN), torch.zeros(1)
+        inputs = torch.zeros(1, N_INPUTS, *shape)
+        if name in ("ldm", "dit"):
+            latent = torch.zeros(1, method.n_in, *method.latent_shape)
+            assert method.network(latent, step, known).shape == (1, method.n_latent, *method.latent_shape)
+            mean, _ = method.autoencoder.encode(image[:, :1])
+            assert method.autoencoder.decode(mean).shape == (1, 1, *shape)
+            assert min(method.discriminator(image[:, :1])[-1].shape) == 1
+        elif name in ("gan", "sagan"):
+            assert method.generator(inputs, known).shape == image.shape
+            assert min(method.discriminator(torch.cat([inputs, image], 1))[-1].shape[2:]) > 1
+        else:
+            known = torch.zeros(1, N_KNOWN + getattr(method.config, "n_noise", 0))
+            assert method.network(torch.cat([image, inputs], 1), step, known).shape == image.shape
 
 
 def ldm():
