@@ -35,7 +35,7 @@ def test_least_squares_by_hand(batch):
     torch.nn.init.constant_(method.discriminator.verdict.bias, 0.25)
     torch.nn.init.zeros_(method.generator.up[-1].weight)
     torch.nn.init.zeros_(method.generator.up[-1].bias)
-    losses = method.losses(batch, "generator")
+    losses = {key: loss.detach() for key, loss in method.losses(batch, "generator").items()}
     inside = batch.mask[0, 0] > 0
     # Units of 0.2 about an atlas of 1; every person counts once.
     errors = [
