@@ -36,7 +36,7 @@ from pds_bids.diffusion import (
 )
 from pds_bids.exceptions import UsageError
 from pds_bids.methods.base import Batch, Condition, SampleResult, target_weights
-from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, Baseline, mean_over
+from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, Baseline, mean_over, repeat_condition
 from pds_bids.methods.unet import GRADIENT_WEIGHT, SCALE_WEIGHT, SQUARE_WEIGHT, UNetMethod
 from pds_bids.modalities import CONTRASTS
 from pds_bids.models.guided import GuidedConfig, GuidedDenoiser
@@ -50,6 +50,8 @@ __all__ = ["PDSConfig", "PDSMethod"]
 #: Steps of the chain that is trained (T in the paper).
 N_TRAIN_STEPS = 1000
 DIFFUSION, REFINEMENT = "diffusion", "refinement"
+# Attributes that each stage trains, where they are there; "local" is of the released network only.
+ESTIMATOR_PARTS, REFINEMENT_PARTS = ("estimator", "local"), ("refiner", "backbone")
 # Channels between the two convolutions of the backbone B.
 BACKBONE_WIDTH = 16
 
@@ -158,6 +160,8 @@ class PDSMethod(Baseline):
         self.register_buffer("alpha_bar", cosine_alpha_bar(N_TRAIN_STEPS).float(), persistent=False)
         if config.has_estimator:
             self.estimator = self.build_estimator()
+            # Convolutions on a CPU are faster with channels last.
+            self.estimator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.has_refinement:
             self.refiner = UNetMethod(config.refiner, shape)
             self.backbone = nn.Sequential(
@@ -184,18 +188,20 @@ class PDSMethod(Baseline):
     @property
     def sampler(self) -> str:
         """Name, and what the draws become."""
-        parts = []
-        if self.config.has_estimator:
-            parts.append(f"DDIM, {self.config.n_steps} steps, eta {self.config.eta:g}")
-        if self.config.has_refinement:
-            parts.append("tissue refinement")
-        return f"{', '.join(parts)}, mean of {self.config.n_samples if self.config.has_estimator else 1}"
+        config = self.config
+        chain = [f"DDIM, {config.n_steps} steps, eta {config.eta:g}"] * config.has_estimator
+        refinement = ["tissue refinement"] * config.has_refinement
+        return ", ".join([*chain, *refinement, f"mean of {self._n_draws}"])
 
     @property
     def steps(self) -> int:
         """Passes of the networks for all draws."""
-        passes = self.config.n_steps * self.config.n_samples if self.config.has_estimator else 0
-        return passes + (UNetMethod.steps if self.config.has_refinement else 0)
+        passes = self.config.n_steps * self._n_draws * self.config.has_estimator
+        return passes + UNetMethod.steps * self.config.has_refinement
+
+    @property
+    def _n_draws(self) -> int:
+        return self.config.n_samples if self.config.has_estimator else 1
 
     def set_parcels(self, parcels: Tensor, weights: Tensor | None = None) -> None:
         """Take the atlases, and the importance of their parcels, for PA; see `ParcelLoss`."""
@@ -215,7 +221,7 @@ class PDSMethod(Baseline):
         """Train the estimator, or with it frozen B and U."""
         super().set_stage(name)
         self.stage = name
-        for stage, parts in ((DIFFUSION, ("estimator",)), (REFINEMENT, ("refiner", "backbone"))):
+        for stage, parts in ((DIFFUSION, ESTIMATOR_PARTS), (REFINEMENT, REFINEMENT_PARTS)):
             for part in parts:
                 if hasattr(self, part):
                     getattr(self, part).requires_grad_(stage == name)
@@ -314,9 +320,10 @@ class PDSMethod(Baseline):
         if not self.config.has_refinement:
             return super().sample(condition, generators)
         refined = self.refiner.sample(condition, generators)
-        n_draws = self.config.n_samples if self.config.has_estimator else 1
-        parts = [self._project(self.draw(condition, generators), condition) for _ in range(n_draws)]
-        added = torch.stack(parts)
+        n_draws = self._n_draws
+        many = repeat_condition(condition, n_draws)
+        added = self._project(self.draw(many, list(generators) * n_draws), many)
+        added = added.unflatten(0, (n_draws, -1))
         spread = added.std(0, correction=min(n_draws - 1, 1))
         std = self.calibration.view(-1, 1, 1, 1) * torch.sqrt(refined.std.square() + spread.square())
         return SampleResult((refined.mean + added.mean(0)) * condition.mask, std * condition.mask)

@@ -28,7 +28,7 @@ from pds_bids.diffusion import add_noise, cosine_alpha_bar, draw_steps, standard
 from pds_bids.methods.base import Batch, Condition, target_weights
 from pds_bids.methods.baseline import mean_over
 from pds_bids.methods.pds import PDSConfig, PDSMethod
-from pds_bids.methods.unet import SCALE_WEIGHT
+from pds_bids.methods.unet import SCALE_WEIGHT, UNetMethod
 from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.models.guided import GuidedConfig, GuidedDenoiser
 from pds_bids.models.objectives import laplace_error, voxel_weights
@@ -112,17 +112,15 @@ class PDSPaperMethod(PDSMethod):
     def sampler(self) -> str:
         """Name, and what the draw becomes."""
         chain = (
-            "ancestral DDPM with a noisy source"
-            if not self.is_released
-            else "unconditional DDIM, eta 1, seed 0"
+            "unconditional DDIM, eta 1, seed 0" if self.is_released else "ancestral DDPM with a noisy source"
         )
-        return chain + (", tissue refinement" if self.config.has_refinement else "")
+        return chain + ", tissue refinement" * self.config.has_refinement
 
     @property
     def steps(self) -> int:
         """Passes of the networks."""
-        passes = 2 * self.config.n_steps if self.is_released else self.config.n_train_steps
-        return passes * self.config.has_estimator + 4 * self.config.has_refinement
+        passes = len(Direction) * self.config.n_steps if self.is_released else self.config.n_train_steps
+        return passes * self.config.has_estimator + UNetMethod.steps * self.config.has_refinement
 
     def estimate_noise(self, source: Tensor, target: Tensor, step: Tensor, direction: Tensor) -> Tensor:
         """Return the noise of the target as estimated from the noisy source (as released: also from it)."""

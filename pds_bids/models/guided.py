@@ -120,7 +120,7 @@ class GuidedDenoiser(nn.Module):
         )
         self.norm = nn.GroupNorm(top // 8, top)
         self.head = nn.Conv3d(top, 8 * n_noisy, 1)
-        # White noise cannot be compressed: what the output needs of it must not have to fit through the trunk.
+        # White noise cannot be compressed: what the output needs of it goes past the trunk.
         self.gain = nn.Linear(config.n_embed, 8 * n_noisy)
         for parameter in (*self.head.parameters(), *self.gain.parameters()):
             nn.init.zeros_(parameter)

@@ -200,9 +200,7 @@ def test_reverse_step_agrees_with_the_forward_chain():
         step = torch.full((n,), t)
         seeds = [torch.Generator().manual_seed(t)] * n
         before, noisy = (x.flatten() for x in forward(method, clean, step, seeds))
-        back = method.step_back(
-            clean.view(n, 1, 1, 1, 1), noisy.view(n, 1, 1, 1, 1), step, seeds
-        ).flatten()
+        back = method.step_back(clean.view(n, 1, 1, 1, 1), noisy.view(n, 1, 1, 1, 1), step, seeds).flatten()
         expected = torch.cov(torch.stack([before, noisy]))
         found = torch.cov(torch.stack([back, noisy]))
         torch.testing.assert_close(found, expected, atol=0.025, rtol=0)

@@ -12,7 +12,9 @@ from pds_bids.models.guided import GuidedConfig
 from pds_bids.models.unet import UNetConfig
 
 SHAPE = (16, 16, 16)
-CONFIG = PDSConfig(GuidedConfig((16, 16, 16), 1, 16, 2), UNetConfig((16, 16, 16), 1, 16), n_steps=3, n_samples=2)
+CONFIG = PDSConfig(
+    GuidedConfig((16, 16, 16), 1, 16, 2), UNetConfig((16, 16, 16), 1, 16), n_steps=3, n_samples=2
+)
 
 
 @pytest.fixture
@@ -35,19 +37,10 @@ def other_source(batch):
     return replace(batch, source=batch.source.flip(2) * batch.mask)
 
 
-def test_learns_one_batch(make, batch, fit, error, generators):
-    method = make()
-    history = fit(method, batch, 80, 1e-2)
-    as_is = batch.source.sum(1, keepdim=True) / batch.present.sum(1).view(-1, 1, 1, 1, 1)
-    assert error(method.sample(batch, generators(2)).mean, batch) < 0.35 * error(as_is, batch)
-    first, last = history["refinement"]
-    assert last["l1"] < 0.1 * first["l1"]
-
-
 @pytest.mark.parametrize("prediction", ["clean", "velocity"])
 def test_noise_estimator_alone_learns_one_batch(make, batch, fit, error, generators, prediction):
     method = make(has_refinement=False, prediction=prediction)
-    first, last = fit(method, batch, 100)["diffusion"]
+    first, last = fit(method, batch, 60, 8e-3)["diffusion"]
     assert last["estimate"] < 0.5 * first["estimate"]
     as_is = batch.source.sum(1, keepdim=True) / batch.present.sum(1).view(-1, 1, 1, 1, 1)
     assert error(method.sample(batch, generators(2)).mean, batch) < 0.6 * error(as_is, batch)
@@ -55,7 +48,10 @@ def test_noise_estimator_alone_learns_one_batch(make, batch, fit, error, generat
 
 #: Table IV: what is on, the stages that are left, and the losses of each.
 ROWS = {
-    "NE": ({"has_pattern_loss": False, "has_refinement": False, "has_microstructure_loss": False}, {"diffusion": set()}),
+    "NE": (
+        {"has_pattern_loss": False, "has_refinement": False, "has_microstructure_loss": False},
+        {"diffusion": set()},
+    ),
     "NE PA": ({"has_refinement": False, "has_microstructure_loss": False}, {"diffusion": {"pattern"}}),
     "NE PA TR": (
         {"has_microstructure_loss": False},
@@ -114,7 +110,9 @@ def test_each_stage_trains_its_own_part(make, batch):
         method.zero_grad()
         method.set_stage(stage)
         torch.stack(list(method.losses(batch, None, torch.Generator()).values())).sum().backward()
-        trained = {n.split(".")[0] for n, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+        trained = {
+            n.split(".")[0] for n, p in method.named_parameters() if p.grad is not None and p.grad.any()
+        }
         assert trained == expected
         listed = {id(p) for p in method.players()["model"]}
         assert listed == {id(p) for n, p in method.named_parameters() if n.split(".")[0] in expected}

@@ -40,7 +40,7 @@ def changes_with_the_source(method, batch, generators):
 
 
 def test_released_sampler_never_sees_the_subject(make, batch, generators):
-    """The paper's diffusion stage fails the test that every method has to pass; with conditions, it passes."""
+    """The paper's diffusion stage fails the test that every method has to pass; ours does not."""
     released = perturb(make(Reading.RELEASED, has_refinement=False)).eval()
     assert not changes_with_the_source(released, batch, generators)
     # Not even the random seed of the subject matters: one draw serves everybody.
@@ -62,11 +62,11 @@ def test_released_image_follows_the_source_through_the_refinement_only(make, bat
 
 
 def test_noise_of_the_target_cannot_be_learned_from_a_noisy_source(make, batch, fit):
-    """Eqs. 7, 8 and 17: the L1 error stays at that of saying nothing, E|z| = 0.798, even on one batch."""
+    """Eqs. 7, 8 and 17: the L1 error stays at that of saying nothing, E|z| = 0.798."""
     method = make(
         Reading.WRITTEN, has_refinement=False, has_pattern_loss=False, has_microstructure_loss=False
     )
-    fit(method, batch, 60)
+    fit(method, batch, 40, 8e-3)
     method.eval()
     with torch.no_grad():
         errors = [
@@ -125,6 +125,9 @@ def test_losses_of_each_reading(make, batch):
         for stage, wanted in zip(method.stages, names, strict=True):
             method.set_stage(stage)
             assert set(method.losses(batch, None, torch.Generator().manual_seed(0))) == wanted
+            trained = {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad}
+            parts = {"diffusion": {"estimator", "local"}, "refinement": {"refiner", "backbone"}}[stage]
+            assert trained == parts & {name.split(".")[0] for name, _ in method.named_parameters()}
 
 
 def test_adversarial_term_pulls_every_voxel_down(make, batch):
@@ -132,16 +135,13 @@ def test_adversarial_term_pulls_every_voxel_down(make, batch):
     method = make(Reading.RELEASED, has_microstructure_loss=False)
     method.set_stage("refinement")
     shift = torch.zeros_like(batch.target, requires_grad=True)
-    method._refine = lambda condition: (batch.target + shift, torch.zeros_like(batch.target[..., ::2, ::2, ::2]))
+    method._refine = lambda condition: (
+        batch.target + shift,
+        torch.zeros_like(batch.target[..., ::2, ::2, ::2]),
+    )
     method.losses(batch, None, torch.Generator())["adversarial"].backward()
     inside = method.support(batch) > 0
     assert bool((shift.grad[inside] > 0).all())
-
-
-def test_learns_one_batch_in_spite_of_its_draws(make, batch, fit):
-    history = fit(make(Reading.RELEASED), batch, 40, 1e-2)
-    first, last = history["refinement"]
-    assert last["l1"] < 0.2 * first["l1"]
 
 
 def test_saved_and_loaded_is_identical(make, batch, generators):

@@ -31,7 +31,9 @@ def heads(n, seed=0, size=24):
     for _ in range(n):
         radii = rng.uniform(0.6, 0.95, (3, 1, 1, 1))
         radius = np.sqrt(((place / radii) ** 2).sum(0))
-        core = (((place - rng.uniform(-0.1, 0.1, (3, 1, 1, 1))) / radii) ** 2).sum(0) ** 0.5 < rng.uniform(0.2, 0.4)
+        core = (((place - rng.uniform(-0.1, 0.1, (3, 1, 1, 1))) / radii) ** 2).sum(0) ** 0.5 < rng.uniform(
+            0.2, 0.4
+        )
         volumes.append((radius < 1) * (1 + 0.4 * (radius > 0.8) - 0.6 * core))
     return torch.from_numpy(np.stack(volumes)).float()
 
@@ -48,7 +50,9 @@ def test_encoder_restores_and_is_the_same_for_the_same_seed(encoder):
     first, again = (train_projection_encoder(heads(6), n_updates=60, seed=4) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert set(encoder) == {f"features.{i}.{kind}" for i in (0, 2, 5, 7, 10, 12, 14) for kind in ("weight", "bias")}
+    assert set(encoder) == {
+        f"features.{i}.{kind}" for i in (0, 2, 5, 7, 10, 12, 14) for kind in ("weight", "bias")
+    }
 
 
 def test_encoder_that_has_not_learned_is_refused():
@@ -122,14 +126,18 @@ def test_gradient_goes_to_the_image_and_never_to_the_network(encoder):
 
 def test_too_small_volumes(encoder):
     with pytest.raises(UsageError, match="expected 8"):
-        MicrostructureLoss(Perceptual(encoder, LAYERS))(torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1, 4, 8, 8), ONE)
+        MicrostructureLoss(Perceptual(encoder, LAYERS))(
+            torch.zeros(1, 1, 4, 8, 8), torch.zeros(1, 1, 4, 8, 8), ONE
+        )
 
 
 def test_vgg16_from_a_file(tmp_path):
     """The layout of torchvision: 16 layers of three groups, and a classifier that is ignored."""
     torch.manual_seed(0)
     state = vgg_features((64, 64, None, 128, 128, None, 256, 256, 256)).state_dict()
-    state = {f"features.{name}": value for name, value in state.items()} | {"classifier.0.bias": torch.ones(3)}
+    state = {f"features.{name}": value for name, value in state.items()} | {
+        "classifier.0.bias": torch.ones(3)
+    }
     torch.save(state, tmp_path / "vgg16.pth")
     network = load_vgg16(tmp_path / "vgg16.pth")
     # 64, 128 and 256 channels of torchvision's VGG16 have this many parameters, by its published layout.

@@ -25,4 +25,6 @@ def test_every_band_by_hand():
             even, odd = (np.take(expected, range(k, expected.shape[axis], 2), axis) for k in (0, 1))
             expected = (even + sign * odd) / np.sqrt(2)
         for contrast in range(3):
-            np.testing.assert_allclose(coefficients[:, 8 * contrast + band], expected[:, contrast], atol=1e-12)
+            np.testing.assert_allclose(
+                coefficients[:, 8 * contrast + band], expected[:, contrast], atol=1e-12
+            )
