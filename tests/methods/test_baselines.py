@@ -44,7 +44,7 @@ def test_least_squares_by_hand(batch):
     ]
     assert float(losses["l1"]) == pytest.approx(10 * float(sum(errors)) / 2, rel=1e-4)
     assert float(losses["adversarial"]) == pytest.approx(0.75**2, rel=1e-5)
-    losses = method.losses(batch, "discriminator")
+    losses = {key: loss.detach() for key, loss in method.losses(batch, "discriminator").items()}
     assert float(losses["real"]) == pytest.approx(0.5 * 0.75**2, rel=1e-5)
     assert float(losses["fake"]) == pytest.approx(0.5 * 0.25**2, rel=1e-5)
 
@@ -53,8 +53,8 @@ def test_hinge_by_hand(batch):
     method = gan(SAGANMethod, SAGANConfig)
     torch.nn.init.zeros_(method.discriminator.verdict.weight)
     torch.nn.init.constant_(method.discriminator.verdict.bias, 0.25)
-    assert float(method.losses(batch, "generator")["adversarial"]) == pytest.approx(-0.25, rel=1e-5)
-    losses = method.losses(batch, "discriminator")
+    assert float(method.losses(batch, "generator")["adversarial"].detach()) == pytest.approx(-0.25, rel=1e-5)
+    losses = {key: loss.detach() for key, loss in method.losses(batch, "discriminator").items()}
     assert float(losses["real"]) == pytest.approx(0.75, rel=1e-5)
     assert float(losses["fake"]) == pytest.approx(1.25, rel=1e-5)
 
@@ -75,7 +75,7 @@ def test_perceptual_loss_of_the_truth_is_zero(batch, perceptual):
     method.set_perceptual(perceptual)
     truth = method.standardise(batch)
     assert float(method.perceptual_loss(batch, truth, torch.Generator())) == 0
-    assert float(method.perceptual_loss(batch, 0 * truth, torch.Generator())) > 0
+    assert float(method.perceptual_loss(batch, 0 * truth, torch.Generator()).detach()) > 0
     assert not any("perceptual" in name for name in method.state_dict())
 
 
@@ -156,9 +156,22 @@ def test_every_size_fits_the_window(name, size):
             assert method.network(torch.cat([image, inputs], 1), step, known).shape == image.shape
 
 
-def ldm():
-    config = LDMConfig(AutoencoderConfig((8,)), SMALL, denoiser=replace(DENOISER, has_voxel_blocks=False))
-    return LDMMethod(config, SHAPE)
+def ldm(**options):
+    denoiser = replace(DENOISER, has_voxel_blocks=False)
+    return LDMMethod(LDMConfig(AutoencoderConfig((8,)), SMALL, denoiser=denoiser, **options), SHAPE)
+
+
+def test_autoencoder_with_perceptual_loss_needs_a_network(batch, perceptual):
+    method = ldm(perceptual_weight=0.1)
+    with pytest.raises(UsageError, match=r"Perceptual\.load"):
+        method.losses(batch)
+    method.set_perceptual(perceptual)
+    assert float(method.losses(batch)["perceptual"].detach()) > 0
+    rows, images, _ = method.pool(batch)
+    found = method.restore_rows(images, rows, batch)
+    torch.testing.assert_close(found[0], batch.source[0, 0])
+    torch.testing.assert_close(found[1], batch.target[0, 1])
+    assert "perceptual" not in ldm().losses(batch)
 
 
 def test_latent_stages_train_what_they_should(batch):
