@@ -234,4 +234,4 @@ def forward(method, clean, step, seeds):
 def test_gradient_penalty_of_a_known_function():
     image = torch.tensor([[1.0, 2.0], [3.0, 0.0]], requires_grad=True)
     # The gradient of x^2 is 2 x: (4 + 16 + 36 + 0) / 2.
-    assert float(gradient_penalty(image.square(), image)) == 28
+    assert float(gradient_penalty(image.square(), image).detach()) == 28
