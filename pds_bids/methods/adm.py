@@ -17,7 +17,7 @@ from pds_bids.models.discriminator import DiscriminatorConfig, PatchDiscriminato
 
 __all__ = ["ADMConfig", "ADMMethod", "adversarial_alpha_bar"]
 
-# Smallest and largest rate of the variance-preserving process (DDGAN, section 5; SynDiff keeps them).
+# Smallest and largest rate of the variance-preserving process (those of DDGAN, which SynDiff keeps).
 BETA_MIN, BETA_MAX = 0.1, 20.0
 # Width of the sines and cosines that tell the discriminator the step.
 N_TIME = 32

@@ -45,6 +45,7 @@ class DiTMethod(LDMMethod):
         "paper": DiTMethodConfig(
             autoencoder=AutoencoderConfig((64, 128, 256), 4, 2, 32, has_voxel_blocks=False),
             discriminator=DiscriminatorConfig(64),
+            perceptual_weight=0.1,
             prediction=Prediction.VELOCITY,
             transformer=DiTConfig(width=768, depth=12, n_heads=12),
         ),

@@ -19,8 +19,9 @@ from pds_bids.diffusion import (
     training_target,
 )
 from pds_bids.methods.base import Batch, Condition, target_weights
-from pds_bids.methods.baseline import N_KNOWN, Baseline, mean_over
+from pds_bids.methods.baseline import N_KNOWN, mean_over
 from pds_bids.methods.ddim import N_TRAIN_STEPS
+from pds_bids.methods.pgan import PerceptualMixin
 from pds_bids.modalities import CONTRASTS
 from pds_bids.models.autoencoder import Autoencoder, AutoencoderConfig, kl_to_standard_normal
 from pds_bids.models.denoiser import Denoiser, DenoiserConfig
@@ -41,8 +42,8 @@ class LatentConfig:
     ----------
     autoencoder, discriminator
         Sizes of the networks of the first stage.
-    kl_weight, adversarial_weight : float
-        Beside an absolute error of weight 1.
+    kl_weight, adversarial_weight, perceptual_weight : float
+        Beside an absolute error of weight 1. A perceptual loss needs `LDMMethod.set_perceptual`.
     prediction : Prediction
         What the network of the second stage predicts, see `DDIMConfig`.
     n_steps : int
@@ -55,6 +56,7 @@ class LatentConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     kl_weight: float = 1e-6
     adversarial_weight: float = 0.05
+    perceptual_weight: float = 0.0
     prediction: Prediction = Prediction.CLEAN
     n_steps: int = 50
     n_samples: int = 4
@@ -75,7 +77,7 @@ class LDMConfig(LatentConfig):
     )
 
 
-class LDMMethod(Baseline):
+class LDMMethod(PerceptualMixin):
     """Autoencoder with a patch discriminator, then diffusion of the target's latent image.
 
     The image is the mean over decoded draws from different noise, the standard deviation their spread. Every
@@ -95,6 +97,7 @@ class LDMMethod(Baseline):
         "paper": LDMConfig(
             autoencoder=AutoencoderConfig((64, 128, 256), 4, 2, 32, has_voxel_blocks=False),
             discriminator=DiscriminatorConfig(64),
+            perceptual_weight=0.1,
             prediction=Prediction.VELOCITY,
             denoiser=DenoiserConfig((128, 256, 512), (False, False, True), 2, 32, 64, has_voxel_blocks=False),
         ),
@@ -174,15 +177,19 @@ class LDMMethod(Baseline):
                 "fake": 0.5 * self.discriminator(fake)[-1].square().mean(),
             }
         fake, mean, std = self.reconstruct(images, generator)
-        del rows
         with torch.no_grad():
             self.latent_scale.lerp_(1 / mean.std().clamp_min(1e-3), SCALE_RATE)
         verdict = self.discriminator(fake * brain)[-1]
-        return {
+        losses = {
             "l1": mean_over((fake - images).abs(), brain),
             "kl": self.config.kl_weight * kl_to_standard_normal(mean, std),
             "adversarial": self.config.adversarial_weight * (verdict - 1).square().mean(),
         }
+        if self.config.perceptual_weight:
+            made, true = (self.restore_rows(image, rows, batch) for image in (fake, images))
+            distance = self.slice_distances(made, true, generator).mean()
+            losses["perceptual"] = self.config.perceptual_weight * distance
+        return losses
 
     def diffusion_losses(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return ``diffusion``, the squared error of the prediction of the target's latent image."""
@@ -235,6 +242,12 @@ class LDMMethod(Baseline):
         images = self.inputs(batch)[:, : len(CONTRASTS)] + self.standardise(batch)
         brain = batch.mask.expand_as(images)
         return rows, images[rows][:, None], brain[rows][:, None]
+
+    def restore_rows(self, images: Tensor, rows: Tensor, batch: Batch) -> Tensor:
+        """Return ``(N, D, H, W)`` intensities of the ``(N, 1, D, H, W)`` images that `pool` gave."""
+        whole = images.new_zeros(batch.source.shape)
+        whole[rows] = images[:, 0]
+        return self.restore(whole, batch)[rows]
 
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return decoded draws, and mean and standard deviation of their latent images."""

@@ -57,24 +57,34 @@ class PerceptualMixin(Baseline):
         UsageError
             If `set_perceptual` was not called: a network with random weights would be a silent failure.
         """
+        is_target = target_weights(batch.direction) > 0
+        support = self.support(batch)
+        images = [
+            (self.restore(image, batch) * support)[is_target] for image in (fake, self.standardise(batch))
+        ]
+        # Every subject counts once, whatever the number of its target contrasts.
+        weights = target_weights(batch.direction)[is_target] / len(batch.direction)
+        return (weights * self.slice_distances(images[0], images[1], generator)).sum()
+
+    def slice_distances(self, first: Tensor, second: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return ``(N,)`` distances of ``(N, D, H, W)`` intensities, averaged over a slice per axis.
+
+        Raises
+        ------
+        UsageError
+            If `set_perceptual` was not called.
+        """
         if not self._perceptual:
             raise UsageError(
                 f"method {self.name!r} needs a trained feature network: load one with Perceptual.load(FILE) "
                 "(VGG16 or an encoder trained on projections of brains) and give it to set_perceptual"
             )
-        network = self._perceptual[0].to(fake.device)
-        support = self.support(batch)
-        is_target = target_weights(batch.direction) > 0
-        images = [
-            (self.restore(image, batch) * support)[is_target] for image in (fake, self.standardise(batch))
-        ]
-        places = [
+        network = self._perceptual[0].to(first.device)
+        depth, height, width = (
             int(torch.randint(size // 4, size - size // 4, (), generator=generator)) for size in self.shape
-        ]
-        pairs = zip(*(slices(image, (places[0], places[1], places[2])) for image in images), strict=True)
-        # Every subject counts once, whatever the number of its target contrasts.
-        weights = target_weights(batch.direction)[is_target] / len(batch.direction)
-        return torch.stack([(weights * network.distance(*pair)).sum() for pair in pairs]).mean()
+        )
+        pairs = zip(*(slices(image, (depth, height, width)) for image in (first, second)), strict=True)
+        return torch.stack([network.distance(*pair) for pair in pairs]).mean(0)
 
 
 class PGANMethod(PerceptualMixin, GANMethod):

@@ -41,7 +41,7 @@ class SAGANMethod(GANMethod):
 
     References
     ----------
-    Zhang et al. 2019, arXiv:1805.08318; Lan et al. 2021 (SC-GAN), arXiv:2105.04090.
+    Zhang et al. 2019, arXiv:1805.08318; Lan et al. 2021 (SC-GAN), doi:10.1101/2020.06.09.143297.
     """
 
     name: ClassVar[str] = "sagan"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pds_bids.models.padding import crop_to, pad_to_multiple
 from pds_bids.models.unet import blocks_to_voxels, voxels_to_blocks
 
 __all__ = ["Denoiser", "DenoiserConfig"]
@@ -86,7 +87,7 @@ class Denoiser(nn.Module):
         Parameters
         ----------
         image : Tensor
-            ``(B, n_in, D, H, W)``, sizes multiples of 2 to the number of halvings.
+            ``(B, n_in, D, H, W)``; zeros are appended where a size does not halve evenly.
         step : Tensor
             ``(B,)`` time, in units of about 0 to 1000.
         known : Tensor
@@ -97,6 +98,9 @@ class Denoiser(nn.Module):
         Tensor
             ``(B, n_out, D, H, W)``; zero before training.
         """
-        if not self.config.has_voxel_blocks:
-            return self.network(image, step, class_labels=known)
-        return blocks_to_voxels(self.network(voxels_to_blocks(image), step, class_labels=known))
+        has_blocks = self.config.has_voxel_blocks
+        padded = pad_to_multiple(image, 2 ** (len(self.config.widths) - 1 + has_blocks))
+        if has_blocks:
+            padded = voxels_to_blocks(padded)
+        output: Tensor = self.network(padded, step, class_labels=known)
+        return crop_to(blocks_to_voxels(output) if has_blocks else output, image)

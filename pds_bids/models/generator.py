@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pds_bids.models.attention import SelfAttention
+from pds_bids.models.padding import crop_to, pad_to_multiple
 
 __all__ = ["Generator", "GeneratorConfig", "drop_out"]
 
@@ -79,7 +80,7 @@ class Generator(nn.Module):
         Parameters
         ----------
         image : Tensor
-            ``(B, n_in, D, H, W)``, sizes multiples of 2 to the number of levels.
+            ``(B, n_in, D, H, W)``; zeros are appended where a size does not halve evenly.
         known : Tensor
             ``(B, n_known)``.
         generators : sequence of Generator
@@ -91,6 +92,8 @@ class Generator(nn.Module):
             ``(B, n_out, D, H, W)``.
         """
         depth = len(self.down)
+        whole = image
+        image = pad_to_multiple(image, 2**depth)
         skips = []
         for level, layer in enumerate(self.down):
             image = layer(image)
@@ -111,7 +114,7 @@ class Generator(nn.Module):
             if depth - 2 - index == self.config.attention_level:
                 image = self.attend[1](image)
             image = functional.relu(torch.cat([image, skips.pop()], 1))
-        return image
+        return crop_to(image, whole)
 
     def _normalise(self, image: Tensor, known: Tensor, index: int) -> Tensor:
         scale, shift = self.films[index](known)[..., None, None, None].chunk(2, dim=1)

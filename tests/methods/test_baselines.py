@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pds_bids.exceptions import UsageError
+from pds_bids.inference.prepare import DEFAULT_WINDOW
 from pds_bids.methods import METHODS, Baseline
 from pds_bids.methods.adm import ADMConfig, ADMMethod, gradient_penalty
-from pds_bids.methods.baseline import SPREAD_FLOOR
+from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, SPREAD_FLOOR
 from pds_bids.methods.gan import GANConfig, GANMethod
 from pds_bids.methods.ldm import LDMConfig, LDMMethod
 from pds_bids.methods.pgan import PGANConfig, PGANMethod
@@ -34,7 +35,7 @@ def test_least_squares_by_hand(batch):
     torch.nn.init.constant_(method.discriminator.verdict.bias, 0.25)
     torch.nn.init.zeros_(method.generator.up[-1].weight)
     torch.nn.init.zeros_(method.generator.up[-1].bias)
-    losses = method.losses(batch, "generator")
+    losses = {key: loss.detach() for key, loss in method.losses(batch, "generator").items()}
     inside = batch.mask[0, 0] > 0
     # Units of 0.2 about an atlas of 1; every person counts once.
     errors = [
@@ -43,7 +44,7 @@ def test_least_squares_by_hand(batch):
     ]
     assert float(losses["l1"]) == pytest.approx(10 * float(sum(errors)) / 2, rel=1e-4)
     assert float(losses["adversarial"]) == pytest.approx(0.75**2, rel=1e-5)
-    losses = method.losses(batch, "discriminator")
+    losses = {key: loss.detach() for key, loss in method.losses(batch, "discriminator").items()}
     assert float(losses["real"]) == pytest.approx(0.5 * 0.75**2, rel=1e-5)
     assert float(losses["fake"]) == pytest.approx(0.5 * 0.25**2, rel=1e-5)
 
@@ -52,8 +53,8 @@ def test_hinge_by_hand(batch):
     method = gan(SAGANMethod, SAGANConfig)
     torch.nn.init.zeros_(method.discriminator.verdict.weight)
     torch.nn.init.constant_(method.discriminator.verdict.bias, 0.25)
-    assert float(method.losses(batch, "generator")["adversarial"]) == pytest.approx(-0.25, rel=1e-5)
-    losses = method.losses(batch, "discriminator")
+    assert float(method.losses(batch, "generator")["adversarial"].detach()) == pytest.approx(-0.25, rel=1e-5)
+    losses = {key: loss.detach() for key, loss in method.losses(batch, "discriminator").items()}
     assert float(losses["real"]) == pytest.approx(0.75, rel=1e-5)
     assert float(losses["fake"]) == pytest.approx(1.25, rel=1e-5)
 
@@ -74,7 +75,7 @@ def test_perceptual_loss_of_the_truth_is_zero(batch, perceptual):
     method.set_perceptual(perceptual)
     truth = method.standardise(batch)
     assert float(method.perceptual_loss(batch, truth, torch.Generator())) == 0
-    assert float(method.perceptual_loss(batch, 0 * truth, torch.Generator())) > 0
+    assert float(method.perceptual_loss(batch, 0 * truth, torch.Generator()).detach()) > 0
     assert not any("perceptual" in name for name in method.state_dict())
 
 
@@ -132,9 +133,45 @@ def test_unknown_sizes_and_fields_are_refused():
         GANMethod.from_architecture({"width": 3}, SHAPE)
 
 
-def ldm():
-    config = LDMConfig(AutoencoderConfig((8,)), SMALL, denoiser=replace(DENOISER, has_voxel_blocks=False))
-    return LDMMethod(config, SHAPE)
+@pytest.mark.parametrize("size", ["reduced", "paper"])
+@pytest.mark.parametrize("name", ["gan", "sagan", "ddim", "sa-ddpm", "ldm", "dit", "adm"])
+def test_every_size_fits_the_window(name, size):
+    """Networks map the window to itself; on tensors without memory, which cost nothing."""
+    shape = DEFAULT_WINDOW.shape
+    with torch.device("meta"):
+        method = METHODS[name].of_size(size, shape)
+        image, known, step = torch.zeros(1, 3, *shape), torch.zeros(1, N_KNOWN), torch.zeros(1)
+        inputs = torch.zeros(1, N_INPUTS, *shape)
+        if name in ("ldm", "dit"):
+            latent = torch.zeros(1, method.n_in, *method.latent_shape)
+            assert method.network(latent, step, known).shape == (1, method.n_latent, *method.latent_shape)
+            mean, _ = method.autoencoder.encode(image[:, :1])
+            assert method.autoencoder.decode(mean).shape == (1, 1, *shape)
+            assert min(method.discriminator(image[:, :1])[-1].shape) == 1
+        elif name in ("gan", "sagan"):
+            assert method.generator(inputs, known).shape == image.shape
+            assert min(method.discriminator(torch.cat([inputs, image], 1))[-1].shape[2:]) > 1
+        else:
+            known = torch.zeros(1, N_KNOWN + getattr(method.config, "n_noise", 0))
+            assert method.network(torch.cat([image, inputs], 1), step, known).shape == image.shape
+
+
+def ldm(**options):
+    denoiser = replace(DENOISER, has_voxel_blocks=False)
+    return LDMMethod(LDMConfig(AutoencoderConfig((8,)), SMALL, denoiser=denoiser, **options), SHAPE)
+
+
+def test_autoencoder_with_perceptual_loss_needs_a_network(batch, perceptual):
+    method = ldm(perceptual_weight=0.1)
+    with pytest.raises(UsageError, match=r"Perceptual\.load"):
+        method.losses(batch)
+    method.set_perceptual(perceptual)
+    assert float(method.losses(batch)["perceptual"].detach()) > 0
+    rows, images, _ = method.pool(batch)
+    found = method.restore_rows(images, rows, batch)
+    torch.testing.assert_close(found[0], batch.source[0, 0])
+    torch.testing.assert_close(found[1], batch.target[0, 1])
+    assert "perceptual" not in ldm().losses(batch)
 
 
 def test_latent_stages_train_what_they_should(batch):
@@ -197,4 +234,4 @@ def forward(method, clean, step, seeds):
 def test_gradient_penalty_of_a_known_function():
     image = torch.tensor([[1.0, 2.0], [3.0, 0.0]], requires_grad=True)
     # The gradient of x^2 is 2 x: (4 + 16 + 36 + 0) / 2.
-    assert float(gradient_penalty(image.square(), image)) == 28
+    assert float(gradient_penalty(image.square(), image).detach()) == 28

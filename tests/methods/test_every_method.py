@@ -3,10 +3,14 @@
 import copy
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from pds_bids.imaging.grid import Grid
+from pds_bids.inference.bundle import load_bundle, save_bundle
+from pds_bids.inference.prepare import Window
 from pds_bids.methods import METHODS, Batch, Condition, target_weights
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
 from pds_bids.models.microstructure import LAYERS
@@ -228,6 +232,17 @@ def test_saved_and_loaded_it_is_the_same(trained):
     assert torch.equal(mine.mean, theirs.mean)
     assert torch.equal(mine.std, theirs.std)
     assert twin.architecture == method.architecture
+
+
+def test_bundle_holds_all_that_sampling_needs(trained, tmp_path):
+    method, batch = trained
+    grid, window = Grid(SHAPE, np.eye(4)), Window((0, 0, 0), SHAPE)
+    ranges = dict.fromkeys(CONTRASTS, 2.0)
+    save_bundle(tmp_path, method, {}, grid=grid, window=window, data_range=ranges)
+    twin = load_bundle(tmp_path).method
+    mine, theirs = method.sample(batch, generators(2)), twin.sample(batch, generators(2))
+    # Weights are stored in half precision.
+    assert error(theirs.mean, replace(batch, target=mine.mean)) < 0.02
 
 
 def test_nothing_outside_the_brain_and_spread_in_it(trained):

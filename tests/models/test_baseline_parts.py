@@ -13,6 +13,7 @@ from pds_bids.models.denoiser import Denoiser, DenoiserConfig
 from pds_bids.models.discriminator import DiscriminatorConfig, PatchDiscriminator, with_spectral_norm
 from pds_bids.models.dit import DiT, DiTConfig
 from pds_bids.models.generator import Generator, GeneratorConfig, drop_out
+from pds_bids.models.padding import crop_to, pad_to_multiple
 from pds_bids.models.perceptual import IMAGENET_MEAN, Perceptual, projections, slices, vgg_features
 
 
@@ -74,6 +75,18 @@ def test_generator_without_generators_drops_nothing():
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
     assert not torch.equal(network(image, known, seeds), network(image, known))
     assert not torch.equal(network(image, known), network(image, known + 1))
+
+
+def test_odd_sizes_come_back():
+    generator = Generator(GeneratorConfig((8, 16)), 1, 1, 1)
+    denoiser = Denoiser(DenoiserConfig((8, 8), (False, False), head_width=8), 1, 1, 1)
+    image, known = torch.randn(1, 1, 10, 6, 8), torch.zeros(1, 1)
+    assert generator(image, known).shape == image.shape
+    assert denoiser(image, torch.zeros(1), known).shape == image.shape
+    padded = pad_to_multiple(image, 4)
+    assert padded.shape[2:] == (12, 8, 8)
+    assert torch.equal(crop_to(padded, image), image)
+    assert float(padded.sum()) == pytest.approx(float(image.sum()), abs=1e-3)
 
 
 def test_dropout_keeps_the_mean():

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from pds_bids.exceptions import DataError, UsageError
 from pds_bids.inference.prepare import Window
-from pds_bids.methods import Method, SampleResult, UNetMethod
+from pds_bids.methods import METHODS, Method, SampleResult, UNetMethod
 from pds_bids.modalities import CONTRASTS, Contrast, Direction
 from pds_bids.models.unet import UNetConfig
 from pds_bids.training.data import (
@@ -321,3 +321,47 @@ def test_two_stages_resume_to_the_same_weights(tmp_path, killed_at):
 def test_unknown_stage_is_refused():
     with pytest.raises(UsageError, match="no stage 'third'"):
         Duel().set_stage("third")
+
+
+DISCRIMINATOR = {"width": 8, "n_layers": 1}
+OTHERS = {
+    "sagan": {
+        "generator": {"widths": [8, 8], "attention_level": 1},
+        "discriminator": {**DISCRIMINATOR, "has_attention": True, "is_spectral": True},
+        "n_samples": 2,
+    },
+    "ldm": {
+        "autoencoder": {"widths": [8]},
+        "discriminator": DISCRIMINATOR,
+        "denoiser": {"widths": [8], "attention": [False], "head_width": 8, "has_voxel_blocks": False},
+        "n_steps": 2,
+        "n_samples": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_adversarial_and_latent_methods_resume_to_the_same_weights(name, tmp_path):
+    """Spectral norms, running scales, draws of the losses and both optimisers survive a kill."""
+
+    def make():
+        torch.manual_seed(0)
+        return METHODS[name].from_architecture(OTHERS[name], WINDOW.shape)
+
+    config = TrainConfig(n_steps=6, n_warmup=1, save_every=3, validate_every=6)
+    whole = train(make(), tmp_path / "whole", config)
+    part = train(make(), tmp_path / "part", config, n_steps=4)
+    part.save()
+    resumed = train(make(), tmp_path / "part", config)
+    for mine, theirs in ((whole.method, resumed.method), (whole.average, resumed.average)):
+        assert all(torch.equal(mine.state_dict()[k], v) for k, v in theirs.state_dict().items())
+    assert whole.stage == whole.method.stages[-1]
+
+
+def test_players_may_learn_at_different_rates(tmp_path):
+    method = METHODS["sagan"].from_architecture(OTHERS["sagan"], WINDOW.shape)
+    trainer = Trainer(method, TrainConfig(learning_rate=1e-3, n_warmup=1), tmp_path)
+    trainer.update(collate([stream().example(0)]))
+    rates = {player: optimizer.param_groups[0]["lr"] for player, optimizer in trainer.optimizers.items()}
+    assert rates == {"generator": pytest.approx(1e-3), "discriminator": pytest.approx(4e-3)}
+    assert trainer.optimizers["generator"].param_groups[0]["betas"] == method.betas
