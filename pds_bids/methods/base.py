@@ -1,13 +1,14 @@
 """What every method of synthesis offers: losses to train it, samples to use it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from pds_bids.exceptions import UsageError
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
 
 __all__ = ["Batch", "Condition", "Method", "SampleResult", "target_weights"]
@@ -77,18 +78,27 @@ class Method(nn.Module, ABC):
     ----------
     name : str
         Name on the command line and in sidecars.
-    sampler : str
-        How a sample is drawn, for sidecars.
-    steps : int
-        Network evaluations per sample.
     calibration : Tensor
         ``(3,)`` buffer, factor per contrast on the standard deviation.
+    stages : tuple of str
+        Trained one after the other, see `set_stage`.
+    stage_shares : tuple of float
+        Share of all updates that each stage gets; sums to 1.
+    learning_rate : float
+        Peak learning rate for this method unless the user says otherwise.
+    rate_factors : dict of str to float
+        By player: factor on the learning rate, where it is not 1.
+    betas : tuple of float
+        Momentum coefficients of Adam for this method.
     """
 
     calibration: Tensor
     name: ClassVar[str]
-    sampler: ClassVar[str]
-    steps: ClassVar[int]
+    stages: ClassVar[tuple[str, ...]] = ("all",)
+    stage_shares: ClassVar[tuple[float, ...]] = (1.0,)
+    learning_rate: ClassVar[float] = 1.5e-3
+    rate_factors: ClassVar[Mapping[str, float]] = {}
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.98)
 
     @classmethod
     @abstractmethod
@@ -97,12 +107,65 @@ class Method(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def sampler(self) -> str:
+        """How a sample is drawn, for sidecars."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Network evaluations per sample, for sidecars."""
+
+    @property
+    @abstractmethod
     def architecture(self) -> dict[str, Any]:
         """JSON-compatible sizes from which `from_architecture` builds the same method."""
 
     @abstractmethod
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return named scalars whose sum is minimised."""
+    def losses(
+        self, batch: Batch, player: str | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Return named scalars whose sum one player minimises over its own parameters.
+
+        Parameters
+        ----------
+        batch : Batch
+            Condition and truth.
+        player : str, optional
+            Key of `players`; by default the first one, which is the one that makes the image.
+        generator : torch.Generator, optional
+            On the CPU; every random draw comes from it, so that the same seed gives the same bits.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Names differ between players, so that they fit into one row of a log.
+        """
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that each player of the present stage trains, in the order of their turns."""
+        return {"model": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+
+    def set_stage(self, name: str) -> None:
+        """Freeze and unfreeze what the stage `name` asks for; does nothing where there is one stage.
+
+        Raises
+        ------
+        UsageError
+            If the method has no such stage.
+        """
+        if name not in self.stages:
+            raise UsageError(f"method {self.name!r} has no stage {name!r}; choose from {self.stages}")
+
+    def set_statistics(self, atlas: Tensor, prior: Tensor) -> None:
+        """Take over what is known of training people before training starts; by default nothing.
+
+        Parameters
+        ----------
+        atlas : Tensor
+            ``(1, 3, D, H, W)`` float32 mean of each contrast over people, units of the in-brain mean.
+        prior : Tensor
+            ``(1, 2 P, D/2, H/2, W/2)`` float32 maps of a local regression of each target on each source.
+        """
 
     @abstractmethod
     def sample(self, condition: Condition, generators: Sequence[torch.Generator]) -> SampleResult:

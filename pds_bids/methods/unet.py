@@ -38,8 +38,8 @@ class UNetMethod(Method):
     """
 
     name: ClassVar[str] = "unet"
-    sampler: ClassVar[str] = "posterior mean, mirrored and template-free passes averaged"
-    steps: ClassVar[int] = 4
+    sampler = "posterior mean, mirrored and template-free passes averaged"
+    steps = 4
 
     def __init__(self, config: UNetConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -60,8 +60,16 @@ class UNetMethod(Method):
         """Fields of `UNetConfig`, lists for tuples."""
         return {**asdict(self.config), "widths": list(self.config.widths)}
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def set_statistics(self, atlas: Tensor, prior: Tensor) -> None:
+        """Start from the mean person and from a local regression."""
+        self.network.atlas.copy_(atlas)
+        self.network.prior.copy_(prior)
+
+    def losses(
+        self, batch: Batch, player: str | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Return ``l1``, ``square``, ``gradient`` and ``scale``, averaged over the brain and the targets."""
+        del player, generator
         mean, log_scale = self._predict(batch)
         weight = batch.mask * target_weights(batch.direction)[..., None, None, None]
         weight = weight / weight.sum((1, 2, 3, 4), keepdim=True).clamp_min(1e-6) / len(weight)

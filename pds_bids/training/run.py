@@ -266,7 +266,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=1)
     add("--steps", type=int, default=config.n_steps)
     add("--batch-size", type=int, default=config.batch_size)
-    add("--learning-rate", type=float, default=config.learning_rate)
+    add("--learning-rate", type=float, help="peak; default: what suits the method")
     add("--n-atlas", type=int, default=150, help="pairs averaged into the atlas")
     add("--n-bank", type=int, default=12, help="pairs kept for the baselines")
     add("--n-validation", type=int, default=4, help="held-out pairs")
@@ -296,9 +296,11 @@ def train(arguments: argparse.Namespace) -> Path:
         LOGGER.info("%d pairs averaged in %.0f s", arguments.n_atlas, time.monotonic() - start)
     statistics = Statistics.load(stored)
     method = UNetMethod(UNetConfig(), window.shape)
-    method.network.atlas.copy_(torch.from_numpy(window.crop(statistics.atlas))[None])
-    method.network.prior.copy_(torch.from_numpy(statistics.prior)[None])
-    config = TrainConfig(arguments.steps, arguments.batch_size, arguments.learning_rate)
+    method.set_statistics(
+        torch.from_numpy(window.crop(statistics.atlas))[None], torch.from_numpy(statistics.prior)[None]
+    )
+    rate = arguments.learning_rate or method.learning_rate
+    config = TrainConfig(arguments.steps, arguments.batch_size, rate, seed=arguments.seed)
     trainer = Trainer(method, config, arguments.output, arguments.device)
     validation = validation_batches(people.validation, window, arguments.n_validation)
     training = describe(arguments, people.split)

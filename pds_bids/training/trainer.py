@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pds_bids.exceptions import DataError
-from pds_bids.methods import Method, target_weights
+from pds_bids.methods import Batch, Method, target_weights
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.seeds import derive_seed
 from pds_bids.training.data import Example, ExampleStream, collate, to_device
 
 __all__ = ["TrainConfig", "Trainer", "calibrate", "learning_rate_factor", "loader", "mean_square_errors"]
@@ -32,7 +33,7 @@ class TrainConfig:
     Parameters
     ----------
     n_steps : int
-        Updates; the learning rate falls to zero at the last one.
+        Updates of all stages together; the learning rate falls to zero at the last one of each stage.
     batch_size : int
         Examples per update.
     learning_rate : float
@@ -47,6 +48,8 @@ class TrainConfig:
         Norm at which gradients are clipped.
     validate_every, save_every : int
         Updates between validations and between checkpoints.
+    seed : int
+        Of what the losses draw at random, one child per update.
     """
 
     n_steps: int = 4000
@@ -58,6 +61,7 @@ class TrainConfig:
     max_gradient: float = 1.0
     validate_every: int = 300
     save_every: int = 100
+    seed: int = 0
 
 
 def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
@@ -74,6 +78,17 @@ def learning_rate_factor(step: int, n_warmup: int, n_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def stage_ends(shares: Sequence[float], n_steps: int) -> list[int]:
+    """Return the update at which each stage is over.
+
+    Examples
+    --------
+    >>> stage_ends((0.4, 0.6), 10)
+    [4, 10]
+    """
+    return [round(n_steps * sum(shares[: i + 1])) for i in range(len(shares))]
+
+
 def loader(stream: ExampleStream, batch_size: int, *, in_process: bool) -> Iterable[Example]:
     """Batch a stream, in this process or in one other that works ahead; the batches are the same."""
     if in_process:
@@ -82,7 +97,9 @@ def loader(stream: ExampleStream, batch_size: int, *, in_process: bool) -> Itera
 
 
 class Trainer:
-    """A method, its averaged copy and its optimiser, with a folder to save them in.
+    """A method, its averaged copy and its optimisers, with a folder to save them in.
+
+    Players take turns on the same batch. A stage starts from the averaged weights of the one before it.
 
     Parameters
     ----------
@@ -91,7 +108,8 @@ class Trainer:
     config : TrainConfig
         Schedule.
     folder : Path
-        Receives ``checkpoint.pt``, ``losses.csv`` and ``validation.csv``; a checkpoint there is resumed.
+        Receives ``checkpoint.pt``, ``losses.csv`` (``losses-<stage>.csv`` where there are several) and
+        ``validation.csv``; a checkpoint there is resumed.
     device : torch.device or str
         Where to train.
 
@@ -101,6 +119,8 @@ class Trainer:
         Updates done; ``step * batch_size`` is the index of the next example.
     average : Method
         Exponential moving average of the weights.
+    stage : str
+        The one that the next update belongs to.
     """
 
     def __init__(
@@ -111,10 +131,9 @@ class Trainer:
         self.device = torch.device(device)
         self.method = method.to(self.device)
         self.average = copy.deepcopy(self.method)
-        self.optimizer = torch.optim.AdamW(
-            method.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-        )
         self.step = 0
+        self.ends = stage_ends(method.stage_shares, config.n_steps)
+        self._enter(method.stages[0])
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self.resume()
@@ -125,7 +144,8 @@ class Trainer:
             "step": self.step,
             "method": self.method.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "stage": self.stage,
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
         }
         partial = self.folder / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
@@ -136,36 +156,80 @@ class Trainer:
         state = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
         self.method.load_state_dict(state["method"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        for name in ("losses.csv", "validation.csv"):
-            forget_rows(self.folder / name, self.step)
+        self._enter(state["stage"])
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        for path in (*self.folder.glob("losses*.csv"), self.folder / "validation.csv"):
+            forget_rows(path, self.step)
         LOGGER.info("resumed at step %d", self.step)
 
     def update(self, examples: Example) -> dict[str, float]:
-        """Do one optimiser step and return the losses.
+        """Let every player of the present stage do one optimiser step and return the losses.
 
         Raises
         ------
         DataError
-            If the loss is not finite; the weights are left as they were.
+            If a loss is not finite; the weights of that player are left as they were.
         """
-        factor = learning_rate_factor(self.step, self.config.n_warmup, self.config.n_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor * self.config.learning_rate
-        losses = self.method.losses(to_device(examples, self.device))
+        self._advance()
+        batch = to_device(examples, self.device)
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "losses", self.step))
+        record: dict[str, float] = {}
+        for player, optimizer in self.optimizers.items():
+            record |= self._turn(player, optimizer, batch, generator)
+        self.step += 1
+        self._follow()
+        return record
+
+    def _turn(
+        self, player: str, optimizer: torch.optim.Optimizer, batch: Batch, generator: torch.Generator
+    ) -> dict[str, float]:
+        losses = self.method.losses(batch, player, generator)
         total = torch.stack(list(losses.values())).sum()
         value = total.item()
         if not math.isfinite(value):
-            raise DataError(f"loss {value} at step {self.step}: lower the learning rate or check the data")
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.max_gradient)
-        self.optimizer.step()
-        self.step += 1
-        self._follow()
-        return {name: float(value.detach()) for name, value in losses.items()} | {
-            "gradient_norm": float(norm)
+            raise DataError(
+                f"loss {value} of {player} at step {self.step}: lower the learning rate or check the data"
+            )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad(set_to_none=True)
+        # What one player's loss says about the weights of another is not accumulated there.
+        total.backward(inputs=parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_gradient)
+        optimizer.step()
+        suffix = "" if len(self.optimizers) == 1 else f"_{player}"
+        record = {name: float(loss.detach()) for name, loss in losses.items()}
+        return record | {f"gradient_norm{suffix}": float(norm)}
+
+    def _advance(self) -> None:
+        """Enter the next stage if it is due, and set the learning rate."""
+        index = self.method.stages.index(self.stage)
+        while index + 1 < len(self.ends) and self.step >= self.ends[index]:
+            index += 1
+            self.method.load_state_dict(self.average.state_dict())
+            self._enter(self.method.stages[index])
+        first = self._first(index)
+        factor = learning_rate_factor(self.step - first, self.config.n_warmup, self.ends[index] - first)
+        for player, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                rate = self.config.learning_rate * self.method.rate_factors.get(player, 1.0)
+                group["lr"] = factor * rate
+
+    def _first(self, index: int) -> int:
+        return self.ends[index - 1] if index else 0
+
+    def _enter(self, stage: str) -> None:
+        self.stage = stage
+        self.method.set_stage(stage)
+        self.optimizers = {
+            player: torch.optim.AdamW(
+                parameters,
+                self.config.learning_rate,
+                betas=self.method.betas,
+                weight_decay=self.config.weight_decay,
+            )
+            for player, parameters in self.method.players().items()
         }
 
     def fit(self, batches: Iterable[Example], validation: Sequence[Example]) -> None:
@@ -185,7 +249,8 @@ class Trainer:
         while self.step < self.config.n_steps:
             losses = self.update(next(iterator))
             seconds = round(time.monotonic() - start, 1)
-            append_row(self.folder / "losses.csv", {"step": self.step, "seconds": seconds, **losses})
+            name = "losses.csv" if len(self.method.stages) == 1 else f"losses-{self.stage}.csv"
+            append_row(self.folder / name, {"step": self.step, "seconds": seconds, **losses})
             is_last = self.step == self.config.n_steps
             if is_last or self.step % self.config.save_every == 0:
                 self.save()
@@ -202,9 +267,14 @@ class Trainer:
     @torch.no_grad()
     def _follow(self) -> None:
         """Move the average towards the weights; faster at first, so that it forgets the random start."""
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        done = self.step - self._first(self.method.stages.index(self.stage))
+        decay = min(self.config.ema_decay, (1 + done) / (10 + done))
         for mine, theirs in zip(self.average.parameters(), self.method.parameters(), strict=True):
             mine.lerp_(theirs, 1 - decay)
+        # Power iterations and running scales belong to the weights; a calibration is made for the average.
+        for (name, kept), buffer in zip(self.average.named_buffers(), self.method.buffers(), strict=True):
+            if name != "calibration":
+                kept.copy_(buffer)
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy import ndimage
 
 from pds_bids.exceptions import DataError, UsageError
 from pds_bids.inference.prepare import Window
-from pds_bids.methods import UNetMethod
+from pds_bids.methods import METHODS, Method, SampleResult, UNetMethod
 from pds_bids.modalities import CONTRASTS, Contrast, Direction
 from pds_bids.models.unet import UNetConfig
 from pds_bids.training.data import (
@@ -231,3 +232,136 @@ def test_mean_square_errors_of_an_untrained_network(method):
     expected = float(example["target"][BOLD][inside].square().mean())
     found = mean_square_errors(method, [collate([example])])
     assert found == {"dwi2bold_bold": pytest.approx(expected, rel=1e-5)}
+
+
+class Duel(Method):
+    """Two stages; in the second two players pull the same number in opposite directions."""
+
+    name = "duel"
+    sampler = "none"
+    steps = 1
+    stages = ("first", "second")
+    stage_shares = (0.5, 0.5)
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calibration", torch.ones(3))
+        self.register_buffer("seen", torch.zeros(()))
+        self.trunk, self.up, self.down = (torch.nn.Parameter(torch.zeros(())) for _ in range(3))
+
+    @classmethod
+    def from_architecture(cls, architecture, shape):
+        return cls()
+
+    @property
+    def architecture(self):
+        return {}
+
+    def set_stage(self, name):
+        super().set_stage(name)
+        self.stage = name
+
+    def players(self):
+        return {"trunk": [self.trunk]} if self.stage == "first" else {"up": [self.up], "down": [self.down]}
+
+    def losses(self, batch, player=None, generator=None):
+        self.seen += 1
+        noise = torch.randn((), generator=generator)
+        game = (self.up + self.down) * (1 + 0.1 * noise)
+        return {"trunk": {"fit": (self.trunk - 1).square()}, "up": {"lose": -game}, "down": {"win": game}}[
+            player
+        ]
+
+    def sample(self, condition, generators):
+        image = torch.zeros_like(condition.source)
+        return SampleResult(image, image)
+
+
+def test_stages_follow_each_other_and_players_move_their_own_weights(tmp_path):
+    config = TrainConfig(n_steps=20, n_warmup=1, learning_rate=0.1, weight_decay=0, save_every=5)
+    trainer = Trainer(Duel(), config, tmp_path)
+    batches = loader(stream(), 1, in_process=True)
+    validation = [collate([stream().example(0)])]
+    trainer.config = replace(config, n_steps=10)
+    trainer.fit(batches, validation)
+    assert trainer.stage == "first"
+    assert trainer.method.trunk > 0.3
+    assert trainer.method.up == trainer.method.down == 0
+    trainer.config = config
+    trainer.fit(batches, validation)
+    # The second stage starts from the average, and leaves the trunk alone.
+    assert torch.equal(trainer.method.trunk, trainer.average.trunk)
+    assert trainer.method.up > 0.3
+    assert trainer.method.down < -0.3
+    assert trainer.average.seen == trainer.method.seen == 10 + 2 * 10
+    header = (tmp_path / "losses-second.csv").read_text().splitlines()[0]
+    assert header == "step,seconds,lose,gradient_norm_up,win,gradient_norm_down"
+    assert len((tmp_path / "losses-first.csv").read_text().splitlines()) == 11
+
+
+@pytest.mark.parametrize("killed_at", [7, 10, 15])
+def test_two_stages_resume_to_the_same_weights(tmp_path, killed_at):
+    config = TrainConfig(n_steps=20, n_warmup=1, learning_rate=0.1)
+    examples = collate([stream().example(0)])
+    whole = Trainer(Duel(), config, tmp_path / "whole")
+    part = Trainer(Duel(), config, tmp_path / "part")
+    for _ in range(20):
+        whole.update(examples)
+    for _ in range(killed_at):
+        part.update(examples)
+    part.save()
+    part.update(examples)
+    resumed = Trainer(Duel(), config, tmp_path / "part")
+    for _ in range(20 - killed_at):
+        resumed.update(examples)
+    for mine, theirs in ((whole.method, resumed.method), (whole.average, resumed.average)):
+        assert all(torch.equal(mine.state_dict()[k], v) for k, v in theirs.state_dict().items())
+
+
+def test_unknown_stage_is_refused():
+    with pytest.raises(UsageError, match="no stage 'third'"):
+        Duel().set_stage("third")
+
+
+DISCRIMINATOR = {"width": 8, "n_layers": 1}
+OTHERS = {
+    "sagan": {
+        "generator": {"widths": [8, 8], "attention_level": 1},
+        "discriminator": {**DISCRIMINATOR, "has_attention": True, "is_spectral": True},
+        "n_samples": 2,
+    },
+    "ldm": {
+        "autoencoder": {"widths": [8]},
+        "discriminator": DISCRIMINATOR,
+        "denoiser": {"widths": [8], "attention": [False], "head_width": 8, "has_voxel_blocks": False},
+        "n_steps": 2,
+        "n_samples": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_adversarial_and_latent_methods_resume_to_the_same_weights(name, tmp_path):
+    """Spectral norms, running scales, draws of the losses and both optimisers survive a kill."""
+
+    def make():
+        torch.manual_seed(0)
+        return METHODS[name].from_architecture(OTHERS[name], WINDOW.shape)
+
+    config = TrainConfig(n_steps=6, n_warmup=1, save_every=3, validate_every=6)
+    whole = train(make(), tmp_path / "whole", config)
+    part = train(make(), tmp_path / "part", config, n_steps=4)
+    part.save()
+    resumed = train(make(), tmp_path / "part", config)
+    for mine, theirs in ((whole.method, resumed.method), (whole.average, resumed.average)):
+        assert all(torch.equal(mine.state_dict()[k], v) for k, v in theirs.state_dict().items())
+    assert whole.stage == whole.method.stages[-1]
+
+
+def test_players_may_learn_at_different_rates(tmp_path):
+    method = METHODS["sagan"].from_architecture(OTHERS["sagan"], WINDOW.shape)
+    trainer = Trainer(method, TrainConfig(learning_rate=1e-3, n_warmup=1), tmp_path)
+    trainer.update(collate([stream().example(0)]))
+    rates = {player: optimizer.param_groups[0]["lr"] for player, optimizer in trainer.optimizers.items()}
+    assert rates == {"generator": pytest.approx(1e-3), "discriminator": pytest.approx(4e-3)}
+    assert trainer.optimizers["generator"].param_groups[0]["betas"] == method.betas
