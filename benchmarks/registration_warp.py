@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,16 @@ from pds_bids.imaging.intensity import n4_bias
 from pds_bids.imaging.masks import dice, rough_brain_mask
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
-from pds_bids.phantom import acquire
 from pds_bids.phantom.anatomy import ANATOMY_GRID, build_anatomies
+from pds_bids.phantom.bold import bold_series
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
+from pds_bids.phantom.dwi import DWI_EPI, dwi_series
+from pds_bids.phantom.epi import EpiOptions
 from pds_bids.phantom.fields import random_displacement
+from pds_bids.phantom.moving_head import head_lattice
 from pds_bids.phantom.person import Person, Scan, scan
 from pds_bids.phantom.sampling import AnatomySampler
+from pds_bids.phantom.t1w import t1w_image
 from pds_bids.phantom.tissue import draw_tissue
 from pds_bids.template import RES02_GRID, get_template, load_template
 
@@ -151,13 +156,20 @@ def _case(kind: str, person: Person, fine: Template, seed: int) -> tuple[dict[st
     grid = Grid((shape[0], shape[1], shape[2]), vox2ras)
     seen = scan(rng, person, grid)
     if kind == "T1w":
-        head = acquire.t1w_image(rng, person, seen)
-    elif kind == "bold":
-        still = np.zeros((12, 6))
-        head = acquire.bold_series(rng, person, seen, still, BoldProtocol())[..., 2:].mean(-1)
+        head = t1w_image(rng, person, seen)
     else:
-        still, none = np.zeros((4, 6)), np.zeros((4, 3))
-        head = acquire.dwi_series(rng, person, seen, still, np.zeros(4), none, DwiProtocol())[0].mean(-1)
+        # True to shape: what a tool finds is compared with where the head is, not with where EPI shows it.
+        inside = scan(np.random.default_rng(seed + 1), person, head_lattice(grid))
+        if kind == "bold":
+            still, epi = np.zeros((12, 6)), EpiOptions(readout_s=0)
+            head = bold_series(rng, person, inside, still, BoldProtocol(), epi, grid=grid)[0][..., 2:].mean(
+                -1
+            )
+        else:
+            still, epi, none = np.zeros((4, 6)), replace(DWI_EPI, readout_s=0), np.zeros((4, 3))
+            protocol = DwiProtocol()
+            series, _ = dwi_series(rng, person, inside, still, np.zeros(4), none, protocol, epi, grid=grid)
+            head = series.mean(-1)
     true_mask = resample(fine.mask.astype(np.float32), fine.grid.vox2ras, _native(seen), order=1) > 0.5
     flat = head / n4_bias(head, grid, true_mask)
     own_mask = true_mask if kind == "T1w" else rough_brain_mask(head, grid)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,19 @@ import numpy as np
 
 from pds_bids.exceptions import UsageError
 from pds_bids.imaging.grid import Grid, apply_affine
-from pds_bids.phantom import acquire, bidsfiles
+from pds_bids.phantom import bidsfiles
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
+from pds_bids.phantom.bold import bold_series
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
+from pds_bids.phantom.dwi import DWI_EPI, dwi_series
+from pds_bids.phantom.eddy import draw_eddy
+from pds_bids.phantom.epi import EpiOptions
+from pds_bids.phantom.fluctuations import BoldOptions, interleaved_slice_times
 from pds_bids.phantom.gradients import gradient_table
 from pds_bids.phantom.head_motion import draw_motion
+from pds_bids.phantom.moving_head import head_lattice
 from pds_bids.phantom.person import Person, Scan, draw_person, scan
+from pds_bids.phantom.t1w import t1w_image
 from pds_bids.phantom.tissue import PROPERTIES, Tissue
 from pds_bids.seeds import derive_seed
 
@@ -193,48 +200,67 @@ class _Visit:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _scan(self, fov_mm: Sequence[float], zooms: tuple[float, float, float]) -> Scan:
-        """Look at the person; latent fields belong to the person, so their seed has no session."""
+    def _grid(self, fov_mm: Sequence[float], zooms: tuple[float, float, float]) -> Grid:
+        """Return the grid of a series, about the middle of the head."""
         shape = [max(4, round(extent / zoom)) for extent, zoom in zip(fov_mm, zooms, strict=True)]
         centre = apply_affine(np.linalg.inv(self.person.scanner2template), _CENTRE_MM)
         vox2ras = np.diag([*zooms, 1.0])
         vox2ras[:3, 3] = np.round(centre - (np.array(shape) - 1) / 2 * zooms, 2)
+        return Grid((shape[0], shape[1], shape[2]), vox2ras)
+
+    def _scan(self, grid: Grid) -> Scan:
+        """Look at the person; latent fields belong to the person, so their seed has no session."""
         seed = derive_seed(self.options.seed, self.parts[0], "latents")
-        return scan(np.random.default_rng(seed), self.person, Grid((shape[0], shape[1], shape[2]), vox2ras))
+        return scan(np.random.default_rng(seed), self.person, grid)
 
     def _t1w(self) -> None:
         size = max(2.0, self.options.voxel_size_mm * 2 / 3)
-        seen = self._scan(_T1W_FOV_MM, (size, size, size))
-        image = acquire.t1w_image(self._rng("t1w"), self.person, seen)
+        seen = self._scan(self._grid(_T1W_FOV_MM, (size, size, size)))
+        image = t1w_image(self._rng("t1w"), self.person, seen)
         bidsfiles.write_image(self._file("anat", "T1w.nii.gz"), image, seen.grid)
         bidsfiles.write_json(self._file("anat", "T1w.json"), bidsfiles.T1W_SIDECAR)
 
     def _bold(self) -> None:
         size = self.options.voxel_size_mm
-        seen = self._scan(_FOV_MM, (size, size, size * 4 / 3))
-        rng = self._rng("bold")
+        grid = self._grid(_FOV_MM, (size, size, size * 4 / 3))
+        seen = self._scan(head_lattice(grid))
         motion = self._motion("bold", self.options.bold_volumes)
-        series = acquire.bold_series(rng, self.person, seen, motion, _BOLD)
+        sidecar = bidsfiles.bold_sidecar(_BOLD, grid.shape)
+        epi = EpiOptions(readout_s=float(str(sidecar["TotalReadoutTime"])))
+        options = BoldOptions(slice_times_s=interleaved_slice_times(grid.shape[2], _BOLD.tr_s))
+        series, _ = bold_series(self._rng("bold"), self.person, seen, motion, _BOLD, epi, options, grid=grid)
         path = self._file("func", "task-rest_bold.nii.gz")
-        bidsfiles.write_image(path, series, seen.grid, _BOLD.tr_s)
-        sidecar = bidsfiles.bold_sidecar(_BOLD, seen.grid.shape)
+        bidsfiles.write_image(path, series, grid, _BOLD.tr_s)
         bidsfiles.write_json(self._file("func", "task-rest_bold.json"), sidecar)
 
     def _dwi(self) -> None:
         size = self.options.voxel_size_mm
-        seen = self._scan(_FOV_MM, (size, size, size))
+        grid = self._grid(_FOV_MM, (size, size, size))
+        seen = self._scan(head_lattice(grid))
         bvals, bvecs_ras = gradient_table(self.options.dwi_directions, _DWI.bval_s_mm2)
         motion = self._motion("dwi", len(bvals))
-        series, truth = acquire.dwi_series(
-            self._rng("dwi"), self.person, seen, motion, bvals, bvecs_ras, _DWI
+        sidecar = bidsfiles.dwi_sidecar(_DWI, grid.shape)
+        epi = replace(DWI_EPI, readout_s=float(str(sidecar["TotalReadoutTime"])))
+        series, truth = dwi_series(
+            self._rng("dwi"),
+            self.person,
+            seen,
+            motion,
+            bvals,
+            bvecs_ras,
+            _DWI,
+            epi,
+            eddy=draw_eddy(self._rng("eddy")),
+            fibres=np.random.default_rng(derive_seed(self.options.seed, self.parts[0], "fibres")),
+            grid=grid,
         )
-        bidsfiles.write_image(self._file("dwi", "dwi.nii.gz"), series, seen.grid, _DWI.tr_s)
-        bidsfiles.write_json(self._file("dwi", "dwi.json"), bidsfiles.dwi_sidecar(_DWI, seen.grid.shape))
+        bidsfiles.write_image(self._file("dwi", "dwi.nii.gz"), series, grid, _DWI.tr_s)
+        bidsfiles.write_json(self._file("dwi", "dwi.json"), sidecar)
         bidsfiles.write_gradients(self._file("dwi", "dwi"), bvals, bvecs_ras)
         if self.truth_dir:
-            for name in ("fa", "md_um2_ms"):
-                path = self._file("dwi", f"{name.split('_')[0]}.nii.gz", self.truth_dir)
-                bidsfiles.write_image(path, truth[name], seen.grid, as_float=True)
+            for name, values in (("fa", truth.fa), ("md", truth.md_um2_ms)):
+                path = self._file("dwi", f"{name}.nii.gz", self.truth_dir)
+                bidsfiles.write_image(path, values, grid, as_float=True)
 
     def _motion(self, what: str, n_volumes: int) -> np.ndarray:
         """Draw head motion, and write it beside when truth is asked for."""

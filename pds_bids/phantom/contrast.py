@@ -14,16 +14,20 @@ __all__ = [
     "CANONICAL_DWI",
     "BoldProtocol",
     "DwiProtocol",
+    "MprageProtocol",
+    "approach_to_steady_state",
     "axial_diffusivities",
     "b0_signal",
     "bold_signal",
     "dwi_signal",
     "gradient_echo",
     "linearise",
+    "mprage",
     "powder_average",
     "signals",
     "spin_echo",
     "t1w_signal",
+    "t2s_ms",
 ]
 
 _PD, _T1, _T2, _T2S, _MD, _FA, _KURTOSIS = range(len(PROPERTIES))
@@ -69,6 +73,32 @@ class DwiProtocol:
     field_t: float = 3.0
 
 
+@dataclass(frozen=True)
+class MprageProtocol:
+    """An inversion-prepared train of gradient echoes.
+
+    Parameters
+    ----------
+    tr_s : float
+        From one inversion to the next.
+    ti_s : float
+        From the inversion to the echo in the middle of the train, where the centre of k-space is read.
+    echo_spacing_ms, n_echoes : float, int
+        Distance and number of the echoes of a train.
+    flip_deg : float
+        Flip angle of their pulses.
+    field_t : float
+        Field strength.
+    """
+
+    tr_s: float = 2.3
+    ti_s: float = 0.9
+    echo_spacing_ms: float = 7.0
+    n_echoes: int = 176
+    flip_deg: float = 9.0
+    field_t: float = 3.0
+
+
 CANONICAL_BOLD = BoldProtocol()
 CANONICAL_DWI = DwiProtocol()
 
@@ -83,6 +113,80 @@ def gradient_echo(
     e1 = np.exp(-tr_ms / t1_ms)
     flip = np.deg2rad(flip_deg)
     return pd * np.sin(flip) * (1 - e1) / (1 - np.cos(flip) * e1) * np.exp(-te_ms / t2s_ms)
+
+
+def approach_to_steady_state(t1_ms: np.ndarray, tr_ms: float, flip_deg: float, pulse: int) -> np.ndarray:
+    """Return how much brighter than in the steady state the signal after a pulse is.
+
+    Between pulses ``M <- 1 + (M cos(a) - 1) E1``, from ``M = 1`` before the first; in closed form
+    ``M(n) = Ms + (1 - Ms) (E1 cos(a))^n`` with the steady state ``Ms = (1 - E1) / (1 - E1 cos(a))``.
+
+    Parameters
+    ----------
+    t1_ms : ndarray
+        Longitudinal relaxation times.
+    tr_ms, flip_deg : float
+        Time between pulses, flip angle.
+    pulse : int
+        Number of pulses before this one: 0 for the first.
+
+    Returns
+    -------
+    ndarray
+        ``M(n) / Ms``, at least 1 for flip angles up to 90 degrees.
+
+    Examples
+    --------
+    >>> float(approach_to_steady_state(np.array(1e-3), 2000, 75, 0))
+    1.0
+    """
+    e1 = np.exp(-tr_ms / t1_ms)
+    kept = e1 * np.cos(np.deg2rad(flip_deg))
+    steady = (1 - e1) / (1 - kept)
+    return 1 + (1 - steady) * kept**pulse / steady
+
+
+def mprage(pd: np.ndarray, t1_ms: np.ndarray, protocol: MprageProtocol) -> np.ndarray:
+    """Return the longitudinal magnetisation at the centre of k-space, tipped by the flip angle.
+
+    Inversion, delay, a train of pulses, delay, and again, in the steady state of the whole cycle.
+
+    Parameters
+    ----------
+    pd, t1_ms : ndarray
+        Proton density and T1.
+    protocol : MprageProtocol
+        The acquisition.
+
+    Returns
+    -------
+    ndarray
+        Magnitude, relative to fully relaxed water.
+
+    References
+    ----------
+    Deichmann et al. 2000, doi:10.1006/nimg.2000.0601.
+    """
+    spacing, train = protocol.echo_spacing_ms, protocol.n_echoes * protocol.echo_spacing_ms
+    before = 1000 * protocol.ti_s - train / 2
+    after = 1000 * protocol.tr_s - before - train
+    flip = np.deg2rad(protocol.flip_deg)
+    e_before, e_after, e_echo = (np.exp(-t / t1_ms) for t in (before, after, spacing))
+    kept = np.cos(flip) * e_echo
+    driven = (1 - e_echo) / (1 - kept)  # what the train tends to
+
+    def run(start: np.ndarray, pulses: float) -> np.ndarray:
+        first = 1 + (start - 1) * e_before
+        return driven + (first - driven) * kept**pulses
+
+    def cycle(start: np.ndarray) -> np.ndarray:
+        return 1 + (run(start, protocol.n_echoes) - 1) * e_after
+
+    # The end of a cycle is linear in its start, and each starts with the inverse of the last one's end.
+    offset = cycle(np.zeros_like(t1_ms))
+    slope = cycle(np.ones_like(t1_ms)) - offset
+    end = offset / (1 + slope)
+    return pd * np.sin(flip) * np.abs(run(-end, protocol.n_echoes / 2))
 
 
 def spin_echo(
@@ -141,7 +245,14 @@ def _at_field(properties: np.ndarray, field_t: float) -> np.ndarray:
     return scaled
 
 
-def bold_signal(properties: np.ndarray, protocol: BoldProtocol = CANONICAL_BOLD) -> np.ndarray:
+def t2s_ms(properties: np.ndarray, field_t: float = 3.0) -> np.ndarray:
+    """Return T2* at a field strength, ms; arguments as `bold_signal`."""
+    return _at_field(properties, field_t)[..., _T2S]
+
+
+def bold_signal(
+    properties: np.ndarray, protocol: BoldProtocol = CANONICAL_BOLD, pulse: int | None = None
+) -> np.ndarray:
     """Return the mean BOLD intensity of tissues.
 
     Parameters
@@ -150,6 +261,8 @@ def bold_signal(properties: np.ndarray, protocol: BoldProtocol = CANONICAL_BOLD)
         ``(..., 7)`` in the order of `PROPERTIES`.
     protocol : BoldProtocol
         The acquisition.
+    pulse : int, optional
+        Number of the excitation, 0 the first after full relaxation; None: in the steady state.
 
     Returns
     -------
@@ -158,7 +271,10 @@ def bold_signal(properties: np.ndarray, protocol: BoldProtocol = CANONICAL_BOLD)
     """
     p = _at_field(properties, protocol.field_t)
     times = {"tr_ms": 1000 * protocol.tr_s, "te_ms": protocol.te_ms, "flip_deg": protocol.flip_deg}
-    return gradient_echo(p[..., _PD], p[..., _T1], p[..., _T2S], **times)
+    signal = gradient_echo(p[..., _PD], p[..., _T1], p[..., _T2S], **times)
+    if pulse is None:
+        return signal
+    return signal * approach_to_steady_state(p[..., _T1], 1000 * protocol.tr_s, protocol.flip_deg, pulse)
 
 
 def b0_signal(properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI) -> np.ndarray:
@@ -178,11 +294,11 @@ def dwi_signal(properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI) ->
     return b0_signal(properties, protocol) * powder_average(b, *axial_diffusivities(md, fa)) * kurtosis
 
 
-def t1w_signal(properties: np.ndarray) -> np.ndarray:
-    """Return an MPRAGE-like intensity: inversion recovery, TI 900 ms, TR 2300 ms."""
-    t1 = properties[..., _T1]
-    recovery = np.abs(1 - 2 * np.exp(-900.0 / t1) + np.exp(-2300.0 / t1))
-    return properties[..., _PD] * recovery
+def t1w_signal(properties: np.ndarray, protocol: MprageProtocol | None = None) -> np.ndarray:
+    """Return the MPRAGE intensity; arguments as `bold_signal`, by default TI 900 ms and TR 2300 ms."""
+    protocol = protocol or MprageProtocol()
+    p = _at_field(properties, protocol.field_t)
+    return mprage(p[..., _PD], p[..., _T1], protocol)
 
 
 def signals(bold: BoldProtocol, dwi: DwiProtocol) -> tuple[Callable[[np.ndarray], np.ndarray], ...]:

@@ -1,17 +1,34 @@
 """A virtual person, and what lies where in a scanner's field of view."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage
 
 from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.phantom.anatomy import Anatomy
+from pds_bids.phantom.demographics import Traits, head_scale
+from pds_bids.phantom.disease import Effects, draw_effects, healthy_effects, no_effects
 from pds_bids.phantom.fields import random_displacement, random_field
 from pds_bids.phantom.head_motion import rigid
+from pds_bids.phantom.parcels import Parcellation
 from pds_bids.phantom.sampling import AnatomySampler, gather
-from pds_bids.phantom.tissue import LATENTS, Latent, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import GREY, LATENTS, Latent, Tissue, TissueProperties, draw_tissue
+from pds_bids.seeds import derive_seed
 
-__all__ = ["Person", "Scan", "draw_person", "scan"]
+__all__ = ["Person", "Scan", "draw_person", "flow", "scan"]
+
+# Lattices in template space: of the warp and of the fields that belong to a person.
+_WARP_GRID = Grid(
+    (41, 49, 41), np.array([[5.0, 0, 0, -100], [0, 5.0, 0, -136], [0, 0, 5.0, -82], [0, 0, 0, 1]])
+)
+_LATENT_GRID = Grid(
+    (26, 31, 26), np.array([[8.0, 0, 0, -100], [0, 8.0, 0, -136], [0, 0, 8.0, -82], [0, 0, 0, 1]])
+)
+# A displacement is doubled so often: the first step is a thirty-second of a few mm.
+_DOUBLINGS = 5
+# Cortex that gets thinner loses what borders on fluid, and never all of it.
+_MOST_LOST = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +47,15 @@ class Person:
         ``(X, Y, Z, 3)`` float32 on `warp_grid`, in template space: what the affine does not say.
     warp_grid : Grid
         Coarse lattice.
+    effects : Effects
+        What age and disease change; by default nothing.
+    mirrored : bool
+        Whether the head is the mirror image of the anatomy. Parcels, effects and fibres are not: the
+        person's left is the template's left.
+    thinning : float
+        Ratio of all cortex to the cortex that borders on fluid; 0 keeps the cortex as it is.
+    unwarp_mm : ndarray, optional
+        Inverse of the warp: a template point x lies at ``inv(scanner2template) (x + unwarp_mm(x))``.
     """
 
     sampler: AnatomySampler
@@ -37,15 +63,33 @@ class Person:
     scanner2template: np.ndarray
     warp_mm: np.ndarray
     warp_grid: Grid
+    effects: Effects = field(default_factory=no_effects)
+    mirrored: bool = False
+    thinning: float = 0.0
+    unwarp_mm: np.ndarray | None = None
 
     def look(self, scanner_points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """Return fractions, maps and template points at ``(N, 3)`` points of the scanner, mm."""
         points = apply_affine(self.scanner2template, scanner_points).astype(np.float32)
         points += gather(self.warp_mm, apply_affine(self.warp_grid.ras2vox, points))
-        fractions, maps = self.sampler.at(points)
-        outside = ((points < self.sampler.low_mm) | (points > self.sampler.high_mm)).any(1)
+        in_head = points * np.array([-1, 1, 1], np.float32) if self.mirrored else points
+        outside = ((in_head < self.sampler.low_mm) | (in_head > self.sampler.high_mm)).any(1)
+        if self.effects.ventricle_mm:
+            in_head = self.sampler.follow(in_head, 0.0, self.effects.ventricle_mm)
+        fractions, maps = self.sampler.at(in_head)
         fractions[outside] = 0
+        self._shrink(fractions)
         return fractions, maps, points
+
+    def _shrink(self, fractions: np.ndarray) -> None:
+        """Turn the lost shares of hippocampus and cortex into fluid; in place."""
+        lost = self.effects.hippocampus * fractions[:, Tissue.LIMBIC]
+        fractions[:, Tissue.LIMBIC] -= lost
+        fractions[:, Tissue.CSF] += lost
+        share = min(self.effects.cortex * self.thinning, _MOST_LOST)
+        lost = share * _exposed(fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF])
+        fractions[:, Tissue.CORTEX] -= lost
+        fractions[:, Tissue.CSF] += lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +103,13 @@ class Scan:
     fractions : ndarray
         ``(N, 16)`` float32 over all voxels.
     latents : ndarray
-        ``(N, 6)`` float32; the first column is 1.
+        ``(N, 6)`` float32; the first column is 1. Those of age and disease are in it.
     maps : dict
         Fields and priors, ``(N,)`` each.
     template_points : ndarray
         ``(N, 3)`` mm.
+    parcels : ndarray
+        ``(N,)`` int32, parcel of every voxel with grey matter in it, 1 to P; 0 none.
     """
 
     grid: Grid
@@ -71,6 +117,7 @@ class Scan:
     latents: np.ndarray
     maps: dict[str, np.ndarray]
     template_points: np.ndarray
+    parcels: np.ndarray
 
     def image(self, table: np.ndarray) -> np.ndarray:
         """Return ``(X, Y, Z)`` float32 of a table of `pds_bids.phantom.contrast.linearise`."""
@@ -82,30 +129,140 @@ class Scan:
         return self.fractions[:, list(tissues)].sum(1).reshape(self.grid.shape)
 
 
-def draw_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
-    """Draw tissues, pose, size and shape of one person."""
+def draw_person(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    traits: Traits | None = None,
+    atlas: Parcellation | None = None,
+) -> Person:
+    """Draw tissues, pose, size and shape of one person, and what age and disease have done.
+
+    Parameters
+    ----------
+    rng : Generator
+        Gives one number, from which every draw is seeded by name.
+    anatomy : Anatomy
+        The head; it is mirrored for half of all people.
+    traits : Traits, optional
+        Diagnosis, age and sex; None: a young adult of no sex.
+    atlas : Parcellation, optional
+        Parcels and networks; None: without.
+
+    Returns
+    -------
+    Person
+    """
+    seed = int(rng.integers(2**63 - 1))
     grid = anatomy.grid
     corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
-    sampler = AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner)
-    pose = rigid(np.concatenate([rng.uniform(-4, 4, 3), rng.uniform(-5, 5, 3)]))
-    size = np.diag([*rng.normal(1.0, 0.03, 3), 1.0])
-    coarse = Grid(
-        (26, 31, 26), np.array([[8.0, 0, 0, -100], [0, 8.0, 0, -136], [0, 0, 8.0, -82], [0, 0, 0, 1]])
+    velocity = _velocity(seed)
+    effects = no_effects()
+    if atlas is not None:
+        effects = draw_effects(seed, traits, atlas) if traits else healthy_effects(atlas)
+    return Person(
+        AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner),
+        draw_tissue(_named(seed, "tissue")),
+        _pose(seed, traits),
+        flow(velocity, _WARP_GRID),
+        _WARP_GRID,
+        effects,
+        bool(_named(seed, "side").random() < 0.5),
+        _thinning(anatomy),
+        flow(-velocity, _WARP_GRID),
     )
-    warp = random_displacement(rng, coarse.shape, coarse.zooms, sd_mm=rng.uniform(0.8, 1.8), spacing_mm=40.0)
-    tissue = draw_tissue(rng)
-    return Person(sampler, tissue, np.linalg.inv(pose) @ size, np.ascontiguousarray(warp), coarse)
+
+
+def flow(velocity_mm: np.ndarray, grid: Grid) -> np.ndarray:
+    """Follow a steady flow for one unit of time, by scaling and squaring.
+
+    The result is a diffeomorphism; its inverse is the flow of the negative velocity.
+
+    Parameters
+    ----------
+    velocity_mm : ndarray
+        ``(X, Y, Z, 3)`` mm per unit of time.
+    grid : Grid
+        Its lattice, axis-aligned.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z, 3)`` float32: a point x ends at ``x + flow(x)``.
+
+    References
+    ----------
+    Arsigny et al. 2006, doi:10.1007/11866565_113.
+    """
+    shift = velocity_mm / 2**_DOUBLINGS
+    start = np.indices(grid.shape, dtype=np.float32)
+    scale = np.array(grid.zooms).reshape(3, 1, 1, 1)
+    for _ in range(_DOUBLINGS):
+        there = start + np.moveaxis(shift, -1, 0) / scale
+        onward = [ndimage.map_coordinates(shift[..., k], there, order=1, mode="nearest") for k in range(3)]
+        shift = shift + np.stack(onward, -1)
+    return np.ascontiguousarray(shift, np.float32)
 
 
 def scan(rng: np.random.Generator, person: Person, grid: Grid) -> Scan:
     """Look at a person on a grid; the same seed on another grid gives the same person."""
+    seed = int(rng.integers(2**63 - 1))
     fractions, maps, points = person.look(grid.points().reshape(-1, 3))
     latents = np.ones((len(points), 1 + len(LATENTS)), np.float32)
-    coarse = person.warp_grid
-    fields = random_field(rng, coarse.shape, coarse.zooms, 24.0, 3)
-    smooth = gather(np.ascontiguousarray(np.moveaxis(fields, 0, -1)), apply_affine(coarse.ras2vox, points))
+    fields = random_field(_named(seed, "fields"), _LATENT_GRID.shape, _LATENT_GRID.zooms, 24.0, 3)
+    smooth = gather(
+        np.ascontiguousarray(np.moveaxis(fields, 0, -1)), apply_affine(_LATENT_GRID.ras2vox, points)
+    )
+    means = _named(seed, "means").normal(0, 0.4, 3)
     for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
-        latents[:, 1 + latent] = 0.8 * smooth[:, latent] + rng.normal(0, 0.4)
+        latents[:, 1 + latent] = 0.8 * smooth[:, latent] + means[latent]
     latents[:, 1 + Latent.TRACT] = maps["tract"]
     latents[:, 1 + Latent.NUCLEUS] = maps["nuclei"]
-    return Scan(grid, fractions, latents, maps, points)
+    effects = person.effects
+    latents[:, 1:] += gather(effects.latents, apply_affine(effects.grid.ras2vox, points))
+    parcels = np.where(fractions[:, list(GREY)].sum(1) > 0, _parcels_at(effects, points), 0)
+    return Scan(grid, fractions, latents, maps, points, parcels.astype(np.int32))
+
+
+def _named(seed: int, what: str) -> np.random.Generator:
+    """Return the generator of one draw."""
+    return np.random.default_rng(derive_seed(seed, what))
+
+
+def _pose(seed: int, traits: Traits | None) -> np.ndarray:
+    """Draw where the head lies and how large it is: scanner to template, before the warp."""
+    rng = _named(seed, "pose")
+    pose = rigid(np.concatenate([rng.uniform(-4, 4, 3), rng.uniform(-5, 5, 3)]))
+    rng = _named(seed, "size")
+    length = head_scale(traits.sex if traits else None) * rng.normal(1.0, 0.02)
+    template2head = np.eye(4)
+    template2head[:3, :3] = np.diag(length * rng.normal(1.0, 0.02, 3)) + np.triu(
+        rng.normal(0, 0.015, (3, 3)), 1
+    )
+    return np.linalg.inv(pose @ template2head)
+
+
+def _velocity(seed: int) -> np.ndarray:
+    """Draw the flow that shapes a head: broad differences, and finer ones."""
+    rng = _named(seed, "warp")
+    shape, zooms = _WARP_GRID.shape, _WARP_GRID.zooms
+    broad = random_displacement(rng, shape, zooms, sd_mm=rng.uniform(0.8, 2.0), spacing_mm=40.0)
+    return broad + random_displacement(rng, shape, zooms, sd_mm=rng.uniform(0.2, 0.6), spacing_mm=20.0)
+
+
+def _exposed(cortex: np.ndarray, fluid: np.ndarray) -> np.ndarray:
+    """Return the cortex that borders on fluid."""
+    return cortex * np.minimum(3 * fluid, 1)
+
+
+def _thinning(anatomy: Anatomy) -> float:
+    """Return how many times as much cortex there is as borders on fluid."""
+    cortex, fluid = (anatomy.fraction(tissue) for tissue in (Tissue.CORTEX, Tissue.CSF))
+    return float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
+
+
+def _parcels_at(effects: Effects, points: np.ndarray) -> np.ndarray:
+    """Return the parcel at ``(N, 3)`` template points."""
+    index = np.rint(apply_affine(effects.parcel_grid.ras2vox, points)).astype(np.int64)
+    inside = ((index >= 0) & (index < effects.parcels.shape)).all(1)
+    index[~inside] = 0
+    return np.where(inside, effects.parcels[index[:, 0], index[:, 1], index[:, 2]], 0)

@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from pds_bids.phantom.tissue import BRAIN
 
-__all__ = ["air_pockets", "dropout", "field_gradient", "susceptibility_field"]
+__all__ = ["air_pockets", "dropout", "echo_shift", "field_gradient", "susceptibility_field"]
 
 # Proton frequency times the susceptibility difference of air and tissue: 42.577 MHz/T x 9.4 ppm.
 _HZ_PER_T = 42.577 * 9.4
@@ -97,7 +97,7 @@ def field_gradient(field_hz: np.ndarray, zoom_mm: float) -> np.ndarray:
     return np.sqrt(gz**2 + 0.25 * (gx**2 + gy**2)).astype(np.float32)
 
 
-def dropout(gradient_hz_mm: np.ndarray, te_ms: float, thickness_mm: float) -> np.ndarray:
+def dropout(gradient_hz_mm: np.ndarray, te_ms: float | np.ndarray, thickness_mm: float) -> np.ndarray:
     """Return the share of a gradient-echo signal that is left after dephasing across the slice.
 
     Gaussian form of ``|sinc(G dz TE)|``: ``exp(-(pi G dz TE)^2 / 6)``.
@@ -109,3 +109,35 @@ def dropout(gradient_hz_mm: np.ndarray, te_ms: float, thickness_mm: float) -> np
     """
     turns = gradient_hz_mm * (thickness_mm * te_ms / 1000)
     return np.exp(-((np.pi * turns) ** 2) / 6)
+
+
+def echo_shift(slope: np.ndarray, te_ms: float) -> np.ndarray:
+    """Return when a gradient of the field along the phase encoding lets each voxel's echo come.
+
+    A field that grows by f' Hz per voxel moves the centre of k-space of that voxel by
+    ``-f' TE / (1 + s)`` cycles per voxel, and its echo to ``TE / (1 + s)``, where ``s = readout f'`` is how
+    much the voxel is stretched.
+
+    Parameters
+    ----------
+    slope : ndarray
+        s, change of the displacement (voxels) per voxel along the phase encoding.
+    te_ms : float
+        Nominal echo time.
+
+    Returns
+    -------
+    ndarray
+        Echo times, ms; infinite where the voxel is folded.
+
+    References
+    ----------
+    Deichmann et al. 2002, doi:10.1006/nimg.2001.0985.
+
+    Examples
+    --------
+    >>> echo_shift(np.array([0.0, 0.5, -2.0]), 30.0)
+    array([30., 20., inf])
+    """
+    stretched = 1 + np.asarray(slope, float)
+    return np.where(stretched > 0, te_ms / np.where(stretched > 0, stretched, 1), np.inf)
