@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from pds_bids.imaging.grid import Grid
-from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
+from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol, MprageProtocol
 from pds_bids.phantom.fields import random_field_on
 from pds_bids.phantom.sampling import look_up
 from pds_bids.phantom.tissue import FLUID, GREY, N_TISSUES, WHITE, Tissue
@@ -76,6 +76,8 @@ class Acquisition:
         Protocol of the BOLD series.
     dwi : DwiProtocol
         Protocol of the DWI series.
+    t1w : MprageProtocol
+        Protocol of the T1w image.
     field_strength : float
         Strength of the susceptibility field relative to solid pockets of air, times the field relative to 3
         T.
@@ -89,6 +91,7 @@ class Acquisition:
 
     bold: BoldProtocol
     dwi: DwiProtocol
+    t1w: MprageProtocol
     field_strength: float
     slice_mm: float
     degradations: dict[str, Degradation]
@@ -120,6 +123,12 @@ def draw_acquisition(rng: np.random.Generator, random_contrast: float) -> Acquis
         bval_s_mm2=float(np.exp(rng.uniform(np.log(650), np.log(3200)))),
         field_t=field_t,
     )
+    t1w = MprageProtocol(
+        tr_s=float(rng.uniform(1.8, 2.6)),
+        ti_s=float(rng.uniform(0.75, 1.1)),
+        flip_deg=float(rng.uniform(6, 12)),
+        field_t=field_t,
+    )
     strength = float(rng.uniform(0.3, 0.8)) * field_t / 3
     slice_mm = float(rng.uniform(1.8, 4.5))
     arbitrary = {}
@@ -128,6 +137,7 @@ def draw_acquisition(rng: np.random.Generator, random_contrast: float) -> Acquis
     return Acquisition(
         bold=bold,
         dwi=dwi,
+        t1w=t1w,
         field_strength=strength,
         slice_mm=slice_mm,
         degradations={name: _draw_degradation(rng, name, strength) for name in GROUPS},

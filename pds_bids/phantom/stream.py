@@ -6,6 +6,7 @@ own; everything of the size of an image is made on the stream's device.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from pds_bids.modalities import CONTRASTS
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
 from pds_bids.phantom.fields import random_field_on
+from pds_bids.phantom.patients import Patient, Patients, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.tissue import LATENTS, PROPERTIES, Latent, Tissue, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import LATENTS, PROPERTIES, Latent, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
 __all__ = [
@@ -119,6 +121,9 @@ class PairStream:
         On the grid of the pairs.
     random_contrast : float
         Share of pairs whose source has arbitrary intensities.
+    patients : float
+        Share of people with the effects of age and disease in the parcels of the template's atlas; all others
+        differ in atrophy only.
     device : torch.device or str
         Where pairs are made and lie.
 
@@ -137,6 +142,7 @@ class PairStream:
         *,
         template: Template,
         random_contrast: float = 0.08,
+        patients: float = 0.3,
         device: torch.device | str = "cpu",
     ) -> None:
         if not anatomies:
@@ -147,8 +153,10 @@ class PairStream:
         self.grid = grid
         self.seed = seed
         self.random_contrast = random_contrast
+        self.patients = patients
         self.device = torch.device(device)
         self.template = self._on_device(template_channels(template))
+        self._clinic = Patients(template, self.device)
         # All work is done in the voxels near the brain, on a grid cropped to them.
         near = ndimage.binary_dilation(template.mask, iterations=max(1, round(6 / grid.zooms[0])))
         low = np.maximum(np.argwhere(near).min(0) - 2, 0)
@@ -206,13 +214,19 @@ class PairStream:
             New tensors, except for the shared template.
         """
         sampler = self._samplers[int(self._rng(index, "anatomy").integers(len(self._samplers)))]
-        fractions, maps = self._person(index, sampler)
+        fractions, maps, patient = self._person(index, sampler)
         tissue = draw_tissue(self._rng(index, "tissue"), spread=1.2)
         latents = self._latents(index, maps)
         plan = degrade.draw_acquisition(self._rng(index, "protocol"), self.random_contrast)
+        if patient:
+            latents[1:] += patient.latents
         images = self._images(tissue, plan, fractions, latents)
         n_source = len(SOURCE_CHANNELS)
         source, target = images[:n_source], images[n_source : n_source + _N_ACQUIRED]
+        if patient:
+            level = patient.bold_level(fractions)
+            source[0] *= level
+            target[0] *= level
         gradient = maps["gradient_hz_mm"]
         target[0] *= _left(gradient * _TARGET_DROPOUT, contrast.CANONICAL_BOLD.te_ms, _TARGET_SLICE_MM)
         source[0] *= _left(gradient * plan.field_strength, plan.bold.te_ms, plan.slice_mm)
@@ -242,8 +256,10 @@ class PairStream:
         field = random_field_on(self.device, rng, shape, zooms, spacing_mm, count)
         return field.flatten(1)[:, self._rows]
 
-    def _person(self, index: int, sampler: AnatomySampler) -> tuple[Tensor, dict[str, Tensor]]:
-        """Deform, mirror and age one head; return fractions and maps at the points near the brain."""
+    def _person(
+        self, index: int, sampler: AnatomySampler
+    ) -> tuple[Tensor, dict[str, Tensor], Patient | None]:
+        """Deform, mirror and age one head; return fractions, maps and illness at the points near the brain."""
         rng = self._rng(index, "shape")
         mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1, 1])
         centre = np.array([0, -18, 8])
@@ -252,11 +268,19 @@ class PairStream:
         points = self._points @ self._on_device((linear @ mirror).T) + self._on_device(shift)
         for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
             points += sd_mm * self._field(rng, spacing_mm, 3).T
-        atrophy = rng.beta(1.2, 2.0)
-        points = sampler.follow_on(points, rng.uniform(0.3, 1.0), 3.0 * atrophy - 0.8)
-        fractions, maps = sampler.at_on(points)
-        _thin_cortex(fractions, rng.uniform(-0.35, 0.1) + 0.25 * atrophy)
-        return fractions, maps
+        atrophy, registered, thinning = rng.beta(1.2, 2.0), rng.uniform(0.3, 1.0), rng.uniform(-0.35, 0.1)
+        patient = None
+        if self._rng(index, "patient").random() < self.patients:
+            seed = derive_seed(self.seed, "pair", index, "effects")
+            in_template = points * self._on_device(np.diag(mirror))
+            patient = self._clinic.draw(seed, in_template)
+            atrophy = 0.25
+        growth_mm = 3.0 * atrophy - 0.8 + (patient.ventricle_mm if patient else 0.0)
+        fractions, maps = sampler.at_on(sampler.follow_on(points, registered, growth_mm))
+        thin_cortex(fractions, thinning + 0.25 * atrophy)
+        if patient:
+            patient.shrink(fractions)
+        return fractions, maps, patient
 
     def _latents(self, index: int, maps: dict[str, Tensor]) -> Tensor:
         """Draw the latent fields at the points near the brain, ``(6, N)`` float32; the first row is 1."""
@@ -276,7 +300,7 @@ class PairStream:
 
         Source, acquired part of the target, then FA and MD times the share of the voxel that is not air.
         """
-        sources = (*contrast.signals(plan.bold, plan.dwi), contrast.t1w_signal)
+        sources = (*contrast.signals(plan.bold, plan.dwi), partial(contrast.t1w_signal, protocol=plan.t1w))
         targets = contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI)
         fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
         maps = (lambda p: p[..., fa], lambda p: p[..., md])
@@ -369,11 +393,3 @@ def _protocol(plan: degrade.Acquisition) -> tuple[float, ...]:
     bold, dwi = plan.bold, plan.dwi
     return (bold.tr_s, bold.te_ms, bold.flip_deg, dwi.tr_s, dwi.te_ms, dwi.bval_s_mm2, bold.field_t)
 
-
-def _thin_cortex(fractions: Tensor, share: float) -> None:
-    """Turn a share of the cortex that borders on fluid into fluid, or the reverse if negative; in place."""
-    cortex, fluid = fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF]
-    full, near = (cortex, fluid) if share > 0 else (fluid, cortex)
-    lost = share * full * (3 * near).clamp(max=1)
-    fractions[:, Tissue.CORTEX] -= lost
-    fractions[:, Tissue.CSF] += lost
