@@ -49,7 +49,7 @@ def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[st
             images = {key: stored[key] for key in ("bold", "b0", "dwi") if key in stored}
             for contrast, image in images.items():
                 grid = Grid(image.shape, stored["vox2ras"])
-                look = Look(name, contrast, image, stored["mask"], stored["tissues"], grid)
+                look = Look(name, contrast, image, stored["rough"], stored["tissues"], grid)
                 looks["native"].append(look)
                 on_model, mask = stored[f"model_{contrast}"], stored["model_mask"]
                 looks["model"].append(Look(name, contrast, on_model, mask, maps, template.grid))
@@ -68,7 +68,7 @@ def _prepare(kind: str, path: Path, template: Template, maps: np.ndarray) -> dic
     model_mask = template.mask & (resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5)
     back = found.native2template.points
     tissues = np.stack([resample(m, template.grid.vox2ras, back, order=1) for m in maps])
-    result = {"vox2ras": grid.vox2ras, "mask": mask, "tissues": tissues, "model_mask": model_mask}
+    result = {"vox2ras": grid.vox2ras, "rough": rough, "tissues": tissues, "model_mask": model_mask}
     for contrast, image in means.items():
         on_model = resample(image / bias, grid.vox2ras, points, order=1)
         scale = on_model[model_mask].mean()

@@ -24,6 +24,9 @@ __all__ = ["GROUPS", "Acquisition", "Degradation", "blur", "displace", "draw_acq
 
 #: Images that are acquired, and so damaged, together; indices of the channels of the source.
 GROUPS: dict[str, tuple[int, ...]] = {"bold": (0,), "dwi": (1, 2), "t1w": (3,)}
+# Fewest and most volumes behind each image of a group, and the blur that motion leaves at worst (sigma, mm).
+_VOLUMES = {"bold": ((6, 300),), "dwi": ((6, 120), (1, 10)), "t1w": ((1, 2),)}
+_SHAKEN_MM = {"bold": (0.8,), "dwi": (1.8, 0.6), "t1w": (0.6,)}
 # T1 of grey matter that operators set the Ernst angle for.
 _ERNST_T1_S = 1.4
 _MAX_DISTORTION_MM = 4.0
@@ -49,11 +52,15 @@ class Degradation:
         Phase-encoding axis.
     bias_sd : float
         Standard deviation of the logarithm of the residual bias field.
+    flattened : float
+        Share of what is broader than about 60 mm that the removal of the bias field has taken away.
     noise : float
-        Standard deviation, before the image is resampled, relative to the in-brain mean.
-    floor : float
         Standard deviation of the complex noise of a single volume relative to the in-brain mean of the
         brightest image of the series: where it is as strong as the signal, the mean magnitude is too bright.
+    volumes : tuple of float
+        Number of volumes that each image is the mean of.
+    shaken_mm : tuple of float
+        Blur of each image by volumes that were not put in place; standard deviations.
     """
 
     blur_mm: tuple[float, float, float]
@@ -62,8 +69,15 @@ class Degradation:
     distortion_mm_hz: float
     phase_axis: int
     bias_sd: float
+    flattened: float
     noise: float
-    floor: float
+    volumes: tuple[float, ...]
+    shaken_mm: tuple[float, ...]
+
+    @property
+    def sigma_mm(self) -> np.ndarray:
+        """Standard deviations of the point spread of each image along the axes, ``(C, 3)``."""
+        return np.sqrt(np.add.outer(np.square(self.shaken_mm), np.square(self.blur_mm)))
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,9 @@ class Acquisition:
         T.
     slice_mm : float
         Slice thickness of the BOLD series.
+    inflow : float
+        Factor of the T1 of fluid in the BOLD series: fresh spins that pulsation brings into a slice are not
+        saturated.
     degradations : dict
         One for each of `GROUPS`.
     arbitrary : dict
@@ -94,6 +111,7 @@ class Acquisition:
     t1w: MprageProtocol
     field_strength: float
     slice_mm: float
+    inflow: float
     degradations: dict[str, Degradation]
     arbitrary: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -140,6 +158,7 @@ def draw_acquisition(rng: np.random.Generator, random_contrast: float) -> Acquis
         t1w=t1w,
         field_strength=strength,
         slice_mm=slice_mm,
+        inflow=float(rng.uniform(0.25, 1.0)),
         degradations={name: _draw_degradation(rng, name, strength) for name in GROUPS},
         arbitrary=arbitrary,
     )
@@ -148,13 +167,14 @@ def draw_acquisition(rng: np.random.Generator, random_contrast: float) -> Acquis
 def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> Degradation:
     """Draw one series' damage; one in five is harder than the others."""
     hard = rng.random() < 0.2
-    plane, phase, across = rng.uniform((0.6, 0.7, 0.6), (1.5, 1.7, 1.9))
+    plane, phase, across = rng.uniform((0.2, 0.3, 0.2), (1.8, 1.9, 2.1))
     share = rng.uniform(-0.5, 0.5) if hard else rng.uniform(-0.25, 0.25)
     axis = 0 if rng.random() < 0.1 else 1
     sd_mm, turn_deg = (0.6, 0.7) if hard else (0.25, 0.3)
     shifts, turns = rng.normal(0, sd_mm, 3), rng.normal(0, turn_deg, 3)
-    # Diffusion weighting leaves little signal; the mean over volumes keeps their noise floor.
-    floor = {"bold": (0.0, 0.03), "dwi": (0.005, 0.08), "t1w": (0.0, 0.03)}[group]
+    volumes = tuple(float(np.exp(rng.uniform(*np.log(limits)))) for limits in _VOLUMES[group])
+    # Diffusion-weighted volumes are hard to put in place.
+    shaken = tuple(float(most * rng.uniform(0, 1) ** 2) for most in _SHAKEN_MM[group])
     warped = group != "t1w"
     return Degradation(
         blur_mm=(float(plane), float(phase), float(across)) if warped else (float(plane),) * 3,
@@ -162,9 +182,12 @@ def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> 
         misplaced=tuple(map(float, (*shifts, *turns))),
         distortion_mm_hz=float(share * _UNCORRECTED_MM_HZ * strength) if warped else 0.0,
         phase_axis=axis,
-        bias_sd=float(rng.uniform(0, 0.12)),
-        noise=float(rng.uniform(0, 0.03)),
-        floor=float(rng.uniform(*floor)),
+        # After N4 little is left, mostly.
+        bias_sd=float(0.1 * rng.uniform(0, 1) ** 2),
+        flattened=float(rng.uniform(0, 0.9)),
+        noise=float(0.005 + 0.085 * rng.uniform(0, 1) ** 1.5),
+        volumes=volumes,
+        shaken_mm=shaken,
     )
 
 

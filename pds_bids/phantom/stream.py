@@ -21,7 +21,7 @@ from pds_bids.phantom.anatomy import Anatomy
 from pds_bids.phantom.fields import random_field_on
 from pds_bids.phantom.patients import Patient, Patients, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.tissue import LATENTS, PROPERTIES, Latent, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
 __all__ = [
@@ -52,6 +52,8 @@ _TARGET_BLUR_MM = 1.4
 # Canonical strength of the susceptibility field relative to solid pockets of air, and slice thickness.
 _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
 _MAX_FA = 0.85
+# What the removal of a bias field takes for one (sigma, mm).
+_BROAD_MM = 25.0
 _N_ACQUIRED = len(CONTRASTS)
 
 
@@ -215,7 +217,7 @@ class PairStream:
         """
         sampler = self._samplers[int(self._rng(index, "anatomy").integers(len(self._samplers)))]
         fractions, maps, patient = self._person(index, sampler)
-        tissue = draw_tissue(self._rng(index, "tissue"), spread=1.2)
+        tissue = draw_tissue(self._rng(index, "tissue"), spread=1.35)
         latents = self._latents(index, maps)
         plan = degrade.draw_acquisition(self._rng(index, "protocol"), self.random_contrast)
         if patient:
@@ -233,6 +235,8 @@ class PairStream:
         mask = self._mask(index, maps["brain"])
         target = self._canonical(target, *images[n_source + _N_ACQUIRED :], fractions)
         source = self._acquire(index, plan, source, maps["field_hz"], mask)
+        if not plan.arbitrary:
+            mask &= self._bright(index, source, mask)
         return Pair(
             self._full(_scaled(source, mask)),
             self._full(torch.cat([_scaled(target[:_N_ACQUIRED], mask), target[_N_ACQUIRED:] * mask])),
@@ -300,7 +304,10 @@ class PairStream:
 
         Source, acquired part of the target, then FA and MD times the share of the voxel that is not air.
         """
-        sources = (*contrast.signals(plan.bold, plan.dwi), partial(contrast.t1w_signal, protocol=plan.t1w))
+        bold, *dwi = contrast.signals(plan.bold, plan.dwi)
+        flowing = np.ones((len(tissue.base), len(PROPERTIES)))
+        flowing[list(FLUID), PROPERTIES.index("t1_ms")] = plan.inflow
+        sources = (lambda p: bold(p * flowing), *dwi, partial(contrast.t1w_signal, protocol=plan.t1w))
         targets = contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI)
         fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
         maps = (lambda p: p[..., fa], lambda p: p[..., md])
@@ -332,31 +339,58 @@ class PairStream:
         return torch.cat([moments[:3], torch.stack([(3 * k**2 / (1 + 2 * k**2)).sqrt(), mean])])
 
     def _mask(self, index: int, brain: Tensor) -> Tensor:
-        """Return a brain mask with small errors at the points near the brain."""
+        """Return a brain mask at the points near the brain, with small errors and a limited field of view.
+
+        The app's mask is that of the template where the image has signal; here the person's own brain counts,
+        too, for registration is not perfect.
+        """
         rng = self._rng(index, "mask")
-        share, wobble = rng.uniform(0.2, 0.8), self._field(rng, 15.0, 1)[0]
-        level = rng.uniform(0.4, 0.6)
-        return share * self._template_mask + (1 - share) * brain + 0.05 * wobble > level
+        share, wobble = rng.uniform(0.4, 1.0), self._field(rng, 15.0, 1)[0]
+        level, depth_mm, slope = rng.uniform(0.4, 0.6), rng.uniform(0, 30), np.tan(rng.normal(0, 0.15))
+        mask = share * self._template_mask + (1 - share) * brain + 0.05 * wobble > level
+        if rng.random() < 0.6:
+            _, y, z = self._points.unbind(1)
+            mask &= z > z[mask].min() + depth_mm + slope * (y + 18)
+        return mask
+
+    def _bright(self, index: int, source: Tensor, mask: Tensor) -> Tensor:
+        """Return what a mask made from the BOLD or the b = 0 image keeps: all but dark places at the surface."""
+        rng = self._rng(index, "brightness")
+        channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.3, 0.6)
+        smooth = self._blur(torch.stack([source[channel], mask.float()]), (4.0, 4.0, 4.0))
+        image, depth = smooth.flatten(1)[:, self._rows]
+        bright = source[channel] > level * source[channel][mask].median()
+        return bright | (depth > 0.85) | (image > 0.9 * source[channel][mask].median())
 
     def _acquire(
         self, index: int, plan: degrade.Acquisition, images: Tensor, field_hz: Tensor, mask: Tensor
     ) -> Tensor:
         """Blur, add noise, displace and shade, ``(4, N)``."""
         field = self._scatter(field_hz[None])[0]
-        noise = torch.Generator(self.device).manual_seed(derive_seed(self.seed, "pair", index, "noise"))
+        generator = torch.Generator(self.device).manual_seed(derive_seed(self.seed, "pair", index, "noise"))
         acquired = torch.empty_like(images)
         for name, members in degrade.GROUPS.items():
             settings, channels = plan.degradations[name], list(members)
             rng = self._rng(index, name)
-            level = images[channels][:, mask].mean(1)
-            floored = (images[channels] ** 2 + torch.pi / 2 * (settings.floor * level.max()) ** 2).sqrt()
-            blurred = self._blur(floored, settings.blur_mm)
-            white = torch.randn(blurred.shape, generator=noise, device=self.device)
-            blurred += white * (settings.noise * level)[:, None, None, None]
+            clean = images[channels]
+            noise = settings.noise * clean[:, mask].mean(1).max()
+            # Mean magnitude of a signal in complex noise, to a few percent.
+            mean = (clean**2 + torch.pi / 2 * noise**2).sqrt()
+            blurred = degrade.blur(self._scatter(mean), settings.sigma_mm, self.grid.zooms[0])
+            white = torch.randn(blurred.shape, generator=generator, device=self.device)
+            blurred += white * (noise / self._on_device(np.sqrt(settings.volumes)))[:, None, None, None]
             moved = degrade.displace(rng, blurred, field, self._crop, self._voxels, settings)
-            shading = degrade.shading(rng, self._voxels, self._crop, settings.bias_sd, len(channels))
-            acquired[channels] = (moved * shading).abs()
+            moved *= degrade.shading(rng, self._voxels, self._crop, settings.bias_sd, len(channels))
+            # The bias field of a series is that of its last image: BOLD, or b = 0.
+            acquired[channels] = moved.abs() / self._broad(moved[-1], mask) ** settings.flattened
         return acquired
+
+    def _broad(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return what is broad in an image ``(N,)``, relative to its mean."""
+        moments = self._blur(torch.stack([image * mask, mask.float()]), (_BROAD_MM,) * 3)
+        image, weight = moments.flatten(1)[:, self._rows]
+        broad = image / weight.clamp(min=1e-3)
+        return (broad / broad[mask].mean()).clamp(0.5, 2)
 
     def _scatter(self, values: Tensor) -> Tensor:
         """Put ``(C, N)`` values near the brain onto the cropped grid, ``(C, X, Y, Z)``."""
