@@ -13,7 +13,7 @@ from pds_bids.imaging.tissues import Template
 from pds_bids.phantom.anatomy import Anatomy
 from pds_bids.phantom.bold import bold_series
 from pds_bids.phantom.degrade import draw_acquisition
-from pds_bids.phantom.dwi import DWI_EPI, dwi_series
+from pds_bids.phantom.dwi import dwi_series
 from pds_bids.phantom.epi import EpiOptions
 from pds_bids.phantom.fluctuations import BoldOptions
 from pds_bids.phantom.gradients import spread_directions
@@ -22,10 +22,14 @@ from pds_bids.phantom.person import Person, draw_person, scan
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 
-__all__ = ["model_looks", "native_looks"]
+__all__ = ["model_looks", "native_looks", "native_person"]
+
+# Voxels in plane and slice thickness, each drawn between two limits.
+BOLD_VOXELS_MM = (2.2, 4.0), (2.4, 4.6)
+DWI_VOXELS_MM = (1.9, 3.2), (1.9, 3.4)
 
 # A series is as noisy as the mean of this many volumes; its noise floor is that of a single one.
-N_BOLD, N_DIRECTIONS = 40, 8
+N_BOLD, N_DIRECTIONS = 40, 6
 
 
 def model_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
@@ -44,44 +48,43 @@ def model_looks(heads: list[Anatomy], template: Template, seed: int, count: int)
 
 def native_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
     """Return means of the cohort generator's series of people at rest, protocols and fields of view drawn."""
-    maps = tissue_maps(template)
-    looks = []
-    for index in range(count):
-        rng = np.random.default_rng(derive_seed(seed, "native", index))
-        person = draw_person(rng, heads[index % len(heads)])
-        plan = draw_acquisition(rng, 0.0)
-        strength = plan.field_strength * 3 / plan.bold.field_t
-        grid = _grid(rng, person, (2.2, 4.0), (2.4, 4.6))
-        epi = EpiOptions(
-            readout_s=rng.uniform(0.015, 0.045),
-            phase_encoding=str(rng.choice(["j", "j-"])),
-            field_strength=strength,
-            noise=rng.uniform(0.005, 0.03) / np.sqrt(N_BOLD),
-            coil=rng.uniform(0, 1),
-        )
-        seen = scan(np.random.default_rng(derive_seed(seed, "fields", index)), person, head_lattice(grid))
-        still = np.zeros((1, 6))
-        series, _ = bold_series(rng, person, seen, still, plan.bold, epi, BoldOptions.constant(6), grid=grid)
-        looks += _looks(f"phantom {index}", {"bold": series[..., 0]}, grid, person, template, maps)
-        grid = _grid(rng, person, (1.9, 3.0), (1.9, 3.2))
-        seen = scan(np.random.default_rng(derive_seed(seed, "fields", index)), person, head_lattice(grid))
-        epi = replace(
-            DWI_EPI,
-            readout_s=rng.uniform(0.02, 0.06),
-            phase_encoding=epi.phase_encoding,
-            field_strength=strength,
-            noise=rng.uniform(0.01, 0.06),
-            coil=epi.coil,
-        )
-        directions = np.vstack([np.zeros((1, 3)), spread_directions(N_DIRECTIONS)])
-        bvals = np.array([0.0] + [plan.dwi.bval_s_mm2] * N_DIRECTIONS)
-        series, _ = dwi_series(
-            rng, person, seen, np.zeros((len(bvals), 6)), bvals, directions, plan.dwi, epi,
-            kurtosis=True, grid=grid,
-        )  # fmt: skip
-        means = {"b0": series[..., 0], "dwi": series[..., 1:].mean(-1)}
-        looks += _looks(f"phantom {index}", means, grid, person, template, maps)
-    return looks
+    return [look for index in range(count) for look in native_person(heads, template, seed, index)]
+
+
+def native_person(heads: list[Anatomy], template: Template, seed: int, index: int) -> list[Look]:
+    """Return the means of one person."""
+    rng = np.random.default_rng(derive_seed(seed, "native", index))
+    person = draw_person(rng, heads[index % len(heads)])
+    plan = draw_acquisition(rng, 0.0)
+    fields = derive_seed(seed, "fields", index)
+    epi = EpiOptions(
+        phase_encoding=str(rng.choice(["j", "j-"])),
+        field_strength=plan.field_strength * 3 / plan.bold.field_t,
+        coil=rng.uniform(0, 2),
+        psf_voxels=rng.uniform(0.4, 1.1),
+        oversampling=2,
+    )
+    bold_grid, dwi_grid = (_grid(rng, person, *limits) for limits in (BOLD_VOXELS_MM, DWI_VOXELS_MM))
+    readout = replace(
+        epi, readout_s=rng.uniform(0.015, 0.045), noise=rng.uniform(0.005, 0.08) / np.sqrt(N_BOLD)
+    )
+    seen = scan(np.random.default_rng(fields), person, head_lattice(bold_grid))
+    steady = BoldOptions.constant(6)
+    series, _ = bold_series(
+        rng, person, seen, np.zeros((1, 6)), plan.bold, readout, steady, grid=bold_grid
+    )
+    means = {"bold": series[..., 0]}
+    looks = _looks(f"phantom {index}", means, bold_grid, person, template)
+    readout = replace(epi, readout_s=rng.uniform(0.02, 0.06), noise=rng.uniform(0.01, 0.08))
+    seen = scan(np.random.default_rng(fields), person, head_lattice(dwi_grid))
+    directions = np.vstack([np.zeros((1, 3)), spread_directions(N_DIRECTIONS)])
+    bvals = np.array([0.0] + [plan.dwi.bval_s_mm2] * N_DIRECTIONS)
+    still = np.zeros((len(bvals), 6))
+    series, _ = dwi_series(
+        rng, person, seen, still, bvals, directions, plan.dwi, readout, kurtosis=True, grid=dwi_grid
+    )
+    means = {"b0": series[..., 0], "dwi": series[..., 1:].mean(-1)}
+    return looks + _looks(f"phantom {index}", means, dwi_grid, person, template)
 
 
 def _grid(
@@ -101,12 +104,7 @@ def _grid(
 
 
 def _looks(
-    name: str,
-    means: dict[str, np.ndarray],
-    grid: Grid,
-    person: Person,
-    template: Template,
-    maps: np.ndarray,
+    name: str, means: dict[str, np.ndarray], grid: Grid, person: Person, template: Template
 ) -> list[Look]:
     """Mask the first mean as the app does, and carry the template's tissues over."""
     try:
@@ -120,5 +118,5 @@ def _looks(
     # To first order the inverse of the registration of the head to the template.
     points = 2 * points - person.sampler.follow(points, 1.0, 0.0)
     points = points.reshape(*grid.shape, 3)
-    tissues = np.stack([resample(m, template.grid.vox2ras, points, order=1) for m in maps])
+    tissues = np.stack([resample(m, template.grid.vox2ras, points, order=1) for m in tissue_maps(template)])
     return [Look(name, kind, image, mask, tissues, grid) for kind, image in means.items()]

@@ -25,8 +25,8 @@ __all__ = ["GROUPS", "Acquisition", "Degradation", "blur", "displace", "draw_acq
 #: Images that are acquired, and so damaged, together; indices of the channels of the source.
 GROUPS: dict[str, tuple[int, ...]] = {"bold": (0,), "dwi": (1, 2), "t1w": (3,)}
 # Fewest and most volumes behind each image of a group, and the blur that motion leaves at worst (sigma, mm).
-_VOLUMES = {"bold": ((6, 300),), "dwi": ((6, 120), (1, 10)), "t1w": ((1, 2),)}
-_SHAKEN_MM = {"bold": (0.8,), "dwi": (1.8, 0.6), "t1w": (0.6,)}
+_VOLUMES = {"bold": ((4, 300),), "dwi": ((6, 120), (1, 10)), "t1w": ((1, 2),)}
+_SHAKEN_MM = {"bold": (0.8,), "dwi": (2.6, 0.8), "t1w": (0.6,)}
 # T1 of grey matter that operators set the Ernst angle for.
 _ERNST_T1_S = 1.4
 _MAX_DISTORTION_MM = 4.0
@@ -167,7 +167,7 @@ def draw_acquisition(rng: np.random.Generator, random_contrast: float) -> Acquis
 def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> Degradation:
     """Draw one series' damage; one in five is harder than the others."""
     hard = rng.random() < 0.2
-    plane, phase, across = rng.uniform((0.2, 0.3, 0.2), (1.8, 1.9, 2.1))
+    plane, phase, across = rng.uniform((0.1, 0.2, 0.1), (1.5, 1.6, 1.9))
     share = rng.uniform(-0.5, 0.5) if hard else rng.uniform(-0.25, 0.25)
     axis = 0 if rng.random() < 0.1 else 1
     sd_mm, turn_deg = (0.6, 0.7) if hard else (0.25, 0.3)
@@ -185,7 +185,7 @@ def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> 
         # After N4 little is left, mostly.
         bias_sd=float(0.1 * rng.uniform(0, 1) ** 2),
         flattened=float(rng.uniform(0, 0.9)),
-        noise=float(0.005 + 0.085 * rng.uniform(0, 1) ** 1.5),
+        noise=float(rng.uniform(0.005, 0.1)),
         volumes=volumes,
         shaken_mm=shaken,
     )

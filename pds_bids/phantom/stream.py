@@ -281,6 +281,7 @@ class PairStream:
             atrophy = 0.25
         growth_mm = 3.0 * atrophy - 0.8 + (patient.ventricle_mm if patient else 0.0)
         fractions, maps = sampler.at_on(sampler.follow_on(points, registered, growth_mm))
+        fractions = _sharpened(fractions, rng.uniform(0.3, 1.0))
         thin_cortex(fractions, thinning + 0.25 * atrophy)
         if patient:
             patient.shrink(fractions)
@@ -291,8 +292,10 @@ class PairStream:
         rng = self._rng(index, "latents")
         fields = torch.ones((1 + len(LATENTS), len(self._points)), device=self.device)
         broad, fine = self._field(rng, 45.0, 3), self._field(rng, 12.0, 4)
+        # Small vessels and the layers of the cortex.
+        finest = rng.uniform(0.0, 2.0) * self._field(rng, 5.0, 3)
         for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
-            fields[1 + latent] = rng.normal(0, 0.5) + 0.6 * broad[latent] + 0.7 * fine[latent]
+            fields[1 + latent] = rng.normal(0, 0.5) + 0.6 * broad[latent] + 0.7 * fine[latent] + finest[latent]
         fields[1 + Latent.TRACT] = rng.uniform(0.8, 1.3) * maps["tract"] + 0.25 * fine[3]
         fields[1 + Latent.NUCLEUS] = rng.uniform(0.6, 1.4) * maps["nuclei"]
         return fields
@@ -413,6 +416,13 @@ class PairStream:
 def _scaled(values: Tensor, mask: Tensor) -> Tensor:
     """Divide ``(C, N)`` by the in-brain mean and mask."""
     return values / values[:, mask].mean(1, dtype=torch.float64).float()[:, None] * mask
+
+
+def _sharpened(fractions: Tensor, share: float) -> Tensor:
+    """Undo some of the averaging over the anatomy's 2 mm voxels: what is most of a voxel becomes more of it."""
+    squares = fractions**2
+    total = fractions.sum(1, keepdim=True)
+    return fractions + share * (squares * (total / squares.sum(1, keepdim=True).clamp(min=1e-6)) - fractions)
 
 
 def _left(gradient_hz_mm: Tensor, te_ms: float, thickness_mm: float) -> Tensor:
