@@ -25,8 +25,8 @@ __all__ = ["GROUPS", "Acquisition", "Degradation", "blur", "displace", "draw_acq
 #: Images that are acquired, and so damaged, together; indices of the channels of the source.
 GROUPS: dict[str, tuple[int, ...]] = {"bold": (0,), "dwi": (1, 2), "t1w": (3,)}
 # Fewest and most volumes behind each image of a group, and the blur that motion leaves at worst (sigma, mm).
-_VOLUMES = {"bold": ((4, 300),), "dwi": ((6, 120), (1, 10)), "t1w": ((1, 2),)}
-_SHAKEN_MM = {"bold": (0.8,), "dwi": (2.6, 0.8), "t1w": (0.6,)}
+_VOLUMES = {"bold": ((4, 300),), "dwi": ((6, 150), (1, 10)), "t1w": ((1, 2),)}
+_SHAKEN_MM = {"bold": (0.8,), "dwi": (3.0, 0.8), "t1w": (0.6,)}
 # T1 of grey matter that operators set the Ernst angle for.
 _ERNST_T1_S = 1.4
 _MAX_DISTORTION_MM = 4.0
@@ -185,7 +185,7 @@ def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> 
         # After N4 little is left, mostly.
         bias_sd=float(0.1 * rng.uniform(0, 1) ** 2),
         flattened=float(rng.uniform(0, 0.9)),
-        noise=float(rng.uniform(0.005, 0.1)),
+        noise=float(0.003 + 0.097 * rng.uniform(0, 1) ** 1.25),
         volumes=volumes,
         shaken_mm=shaken,
     )
