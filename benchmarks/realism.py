@@ -1,10 +1,10 @@
-"""Compare simulated mean images with real ones: does each real figure lie where simulated ones do?
+"""Compare simulated mean images with real ones, figure by figure.
 
-Two populations: ``native``, means as a scanner gives them (from the cohort generator, with protocols drawn as
-widely as the training stream draws them), and ``model``, sources of the training stream on the model grid. The
-real images are those of BIDS folders, averaged, masked and registered as the app does; tissues are those of the
-template, carried over. Prints one table per population, and with ``--pictures`` draws phantoms beside the real
-scans into a local file, which must not be published when the scans are not yours to publish.
+Two populations: ``native``, means as a scanner gives them (from the cohort generator, with protocols drawn
+as widely as the training stream draws them), and ``model``, sources of the training stream on the model grid.
+The real images are those of BIDS folders, averaged, masked and registered as the app does; tissues are those
+of the template, carried over. Prints one table per population, and with ``--pictures`` draws phantoms beside
+the real scans into a local file, which must not be published when the scans are not yours to publish.
 
     python benchmarks/realism.py --cache CACHE [--labels LABELS] [--pictures FILE] DATASET [DATASET ...]
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from realism_figures import FIGURES, SHAPES, Look, figures, shapes
 from realism_phantoms import model_looks, native_looks
-from realism_scans import real_looks, tissue_maps
+from realism_scans import real_looks
 
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
 from pds_bids.template import MODEL_GRID, RES02_GRID, Template, get_template, load_template
@@ -68,7 +68,7 @@ def draw(path: Path, real: list[Look], simulated: list[Look]) -> None:
 
     n_columns = max(sum(look.kind == kind for look in real) for kind in KINDS)
     figure, axes = plt.subplots(
-        2 * len(KINDS), n_columns, figsize=(3.2 * n_columns, 6.4 * len(KINDS)), facecolor="black"
+        2 * len(KINDS), n_columns, figsize=(4.2 * n_columns, 3.4 * len(KINDS)), facecolor="black"
     )
     for row, (kind, group) in enumerate((kind, group) for kind in KINDS for group in (real, simulated)):
         chosen = [look for look in group if look.kind == kind][:n_columns]
@@ -92,7 +92,10 @@ def _sheet(look: Look) -> np.ndarray:
     for plane, (a, b) in zip(slices, ((0, 1), (0, 2), (1, 2)), strict=True):
         step = zooms[[a, b]] / zooms.min()
         shape = np.round(np.array(plane.shape) * step).astype(int)
-        i, j = (np.minimum((np.arange(n) / s).astype(int), m - 1) for n, s, m in zip(shape, step, plane.shape, strict=True))
+        i, j = (
+            np.minimum((np.arange(n) / s).astype(int), m - 1)
+            for n, s, m in zip(shape, step, plane.shape, strict=True)
+        )
         tile = plane[np.ix_(i, j)].T / top
         height = max(len(sheet), len(tile))
         sheet = np.pad(sheet, ((0, height - len(sheet)), (0, 0)))
@@ -111,7 +114,9 @@ def load_heads(labels: Path | None, cache: Path, count: int) -> tuple[list[Anato
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 1 if a real figure lies outside."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("datasets", type=Path, nargs="+", metavar="DATASET", help="BIDS folders of real scans")
+    parser.add_argument(
+        "datasets", type=Path, nargs="+", metavar="DATASET", help="BIDS folders of real scans"
+    )
     parser.add_argument("--cache", type=Path, required=True, help="folder for anatomies and prepared scans")
     parser.add_argument("--labels", type=Path, help="label maps; without them one head, from the template")
     parser.add_argument("--n-heads", type=int, default=10, help="label maps to use")

@@ -70,9 +70,7 @@ def native_person(heads: list[Anatomy], template: Template, seed: int, index: in
     )
     seen = scan(np.random.default_rng(fields), person, head_lattice(bold_grid))
     steady = BoldOptions.constant(6)
-    series, _ = bold_series(
-        rng, person, seen, np.zeros((1, 6)), plan.bold, readout, steady, grid=bold_grid
-    )
+    series, _ = bold_series(rng, person, seen, np.zeros((1, 6)), plan.bold, readout, steady, grid=bold_grid)
     means = {"bold": series[..., 0]}
     looks = _looks(f"phantom {index}", means, bold_grid, person, template)
     readout = replace(epi, readout_s=rng.uniform(0.02, 0.06), noise=rng.uniform(0.01, 0.08))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from realism_figures import Look
 from registration_cases import find_scans
 
 from pds_bids.imaging.bold import check_series, detect_non_steady_state, reference_volume
@@ -15,7 +16,6 @@ from pds_bids.imaging.registration import agreed_mask, mask_in_native, register_
 from pds_bids.imaging.tissues import Template
 from pds_bids.interfaces.images import load, stored_affine
 from pds_bids.modalities import Contrast
-from realism_figures import Look
 
 __all__ = ["real_looks", "tissue_maps"]
 

@@ -1,7 +1,7 @@
 """What an acquisition and its preprocessing do to an image: protocol, blur, displacement, shading, noise.
 
-Protocols and damage are drawn wider than they are in life, but mostly mild: where the damage is hard, the best
-answer of a network is a blur.
+Protocols and damage are drawn wider than they are in life, but mostly mild: where the damage is hard, the
+best answer of a network is a blur.
 """
 
 from dataclasses import dataclass, field

@@ -83,7 +83,7 @@ class Patients:
         """
         rng = np.random.default_rng(derive_seed(seed, "traits"))
         diagnosis = list(Diagnosis)[int(rng.integers(len(Diagnosis)))]
-        traits = Traits(diagnosis, float(rng.uniform(*_AGES_YEARS)), list(Sex)[0])
+        traits = Traits(diagnosis, float(rng.uniform(*_AGES_YEARS)), Sex.FEMALE)
         effects = draw_effects(seed, traits, self.atlas)
         table = torch.from_numpy(effects.latents.reshape(-1, effects.latents.shape[-1])).to(self.device)
         latents = look_up(table, effects.grid.shape, self._index(effects.grid, points)).T

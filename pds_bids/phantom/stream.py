@@ -5,7 +5,6 @@ own; everything of the size of an image is made on the stream's device.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,6 +18,13 @@ from pds_bids.modalities import CONTRASTS
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
 from pds_bids.phantom.fields import random_field_on
+from pds_bids.phantom.pair import (
+    PROTOCOL_NUMBERS,
+    SOURCE_CHANNELS,
+    TARGET_CHANNELS,
+    Pair,
+    template_channels,
+)
 from pds_bids.phantom.patients import Patient, Patients, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
 from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, TissueProperties, draw_tissue
@@ -33,20 +39,6 @@ __all__ = [
     "template_channels",
 ]
 
-#: Channels of a source and of a target; both begin with `pds_bids.modalities.CONTRASTS`.
-SOURCE_CHANNELS = (*map(str, CONTRASTS), "T1w")
-TARGET_CHANNELS = (*map(str, CONTRASTS), "fa", "md")
-#: What `Pair.protocol` holds, in this order.
-PROTOCOL_NUMBERS = (
-    "bold_tr_s",
-    "bold_te_ms",
-    "bold_flip_deg",
-    "dwi_tr_s",
-    "dwi_te_ms",
-    "dwi_bval_s_mm2",
-    "field_t",
-)
-
 # Point spread of the canonical target (sigma, mm), about that of a 3 mm EPI.
 _TARGET_BLUR_MM = 1.4
 # Canonical strength of the susceptibility field relative to solid pockets of air, and slice thickness.
@@ -55,57 +47,6 @@ _MAX_FA = 0.85
 # What the removal of a bias field takes for one (sigma, mm).
 _BROAD_MM = 25.0
 _N_ACQUIRED = len(CONTRASTS)
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Simulated people: what a scanner would have given, and what is to be predicted.
-
-    Of `PairStream.pair` one person; of `PairStream.pairs` several, with a leading dimension for all but the
-    template.
-
-    Parameters
-    ----------
-    source : Tensor
-        ``(4, X, Y, Z)`` float32, `SOURCE_CHANNELS`, in-brain mean 1, zero outside the mask.
-    target : Tensor
-        ``(5, X, Y, Z)`` float32, `TARGET_CHANNELS`: three images with an in-brain mean of 1, then FA and MD
-        (um^2/ms); zero outside the mask.
-    mask : Tensor
-        ``(X, Y, Z)`` bool, a brain mask with small errors.
-    protocol : Tensor
-        ``(7,)`` float32, `PROTOCOL_NUMBERS` of the source; all 0 where no signal equation holds.
-    template : Tensor
-        ``(4, X, Y, Z)`` float32, see `template_channels`; the same for every person.
-    name : str
-        The anatomy; several are joined by commas.
-    """
-
-    source: Tensor
-    target: Tensor
-    mask: Tensor
-    protocol: Tensor
-    template: Tensor
-    name: str
-
-
-def template_channels(template: Template) -> np.ndarray:
-    """Return the template as network input.
-
-    Parameters
-    ----------
-    template : Template
-        On any grid.
-
-    Returns
-    -------
-    ndarray
-        ``(4, X, Y, Z)`` float32: grey matter, white matter, fluid, T1w divided by its in-brain mean; zero
-        outside the template's brain mask.
-    """
-    t1w = template.t1w / template.t1w[template.mask].mean()
-    maps = np.stack([template.gm, template.wm, template.csf, t1w]).astype(np.float32)
-    return maps * template.mask
 
 
 class PairStream:
@@ -263,7 +204,7 @@ class PairStream:
     def _person(
         self, index: int, sampler: AnatomySampler
     ) -> tuple[Tensor, dict[str, Tensor], Patient | None]:
-        """Deform, mirror and age one head; return fractions, maps and illness at the points near the brain."""
+        """Deform, mirror and age one head; return fractions, maps and illness near the brain."""
         rng = self._rng(index, "shape")
         mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1, 1])
         centre = np.array([0, -18, 8])
@@ -295,7 +236,9 @@ class PairStream:
         # Small vessels and the layers of the cortex.
         finest = rng.uniform(0.0, 2.0) * self._field(rng, 5.0, 3)
         for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
-            fields[1 + latent] = rng.normal(0, 0.5) + 0.6 * broad[latent] + 0.7 * fine[latent] + finest[latent]
+            fields[1 + latent] = (
+                rng.normal(0, 0.5) + 0.6 * broad[latent] + 0.7 * fine[latent] + finest[latent]
+            )
         fields[1 + Latent.TRACT] = rng.uniform(0.8, 1.3) * maps["tract"] + 0.25 * fine[3]
         fields[1 + Latent.NUCLEUS] = rng.uniform(0.6, 1.4) * maps["nuclei"]
         return fields
@@ -357,7 +300,7 @@ class PairStream:
         return mask
 
     def _bright(self, index: int, source: Tensor, mask: Tensor) -> Tensor:
-        """Return what a mask made from the BOLD or the b = 0 image keeps: all but dark places at the surface."""
+        """Return what a mask of the BOLD or b = 0 image keeps: all but dark places at the surface."""
         rng = self._rng(index, "brightness")
         channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.3, 0.6)
         smooth = self._blur(torch.stack([source[channel], mask.float()]), (4.0, 4.0, 4.0))
@@ -419,7 +362,7 @@ def _scaled(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _sharpened(fractions: Tensor, share: float) -> Tensor:
-    """Undo some of the averaging over the anatomy's 2 mm voxels: what is most of a voxel becomes more of it."""
+    """Undo some of the averaging over the anatomy's 2 mm voxels: what is much of a voxel grows."""
     squares = fractions**2
     total = fractions.sum(1, keepdim=True)
     return fractions + share * (squares * (total / squares.sum(1, keepdim=True).clamp(min=1e-6)) - fractions)
@@ -436,4 +379,3 @@ def _protocol(plan: degrade.Acquisition) -> tuple[float, ...]:
         return (0.0,) * len(PROTOCOL_NUMBERS)
     bold, dwi = plan.bold, plan.dwi
     return (bold.tr_s, bold.te_ms, bold.flip_deg, dwi.tr_s, dwi.te_ms, dwi.bval_s_mm2, bold.field_t)
-

@@ -150,7 +150,9 @@ class Augmentation:
     p_mirror: float = 0.5
 
 
-def make_example(pair: ContrastPair, window: Window, direction: Direction, drop: Sequence[Contrast] = ()) -> Example:
+def make_example(
+    pair: ContrastPair, window: Window, direction: Direction, drop: Sequence[Contrast] = ()
+) -> Example:
     """Cut, mask and scale a pair for one direction.
 
     Parameters
