@@ -3,8 +3,8 @@
     python benchmarks/stream.py --cache CACHE [--labels LABELS] [--device cuda]
 
 Seconds are CPU seconds on the CPU, so that a busy machine does not matter much, and wall seconds on a GPU.
-With ``--against FOLDER`` the package in another checkout (for example one from before a change) runs first, in
-a process of its own, on the same anatomies.
+With ``--against FOLDER`` the package in another checkout (for example one from before a change) runs first,
+in a process of its own, on the same anatomies.
 """
 
 import argparse
