@@ -179,7 +179,7 @@ def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> 
     return Degradation(
         blur_mm=(float(plane), float(phase), float(across)) if warped else (float(plane),) * 3,
         registration_sd_mm=float(rng.uniform(0.5, 1.0) if hard else rng.uniform(0, 0.5)),
-        misplaced=tuple(map(float, (*shifts, *turns))),
+        misplaced=(*_three(shifts), *_three(turns)),
         distortion_mm_hz=float(share * _UNCORRECTED_MM_HZ * strength) if warped else 0.0,
         phase_axis=axis,
         # After N4 little is left, mostly.
@@ -189,6 +189,11 @@ def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> 
         volumes=volumes,
         shaken_mm=shaken,
     )
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return x, y, z
 
 
 def _arbitrary_levels(rng: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,7 @@ Control points of smooth fields, protocols and tissues are drawn on the CPU by g
 own; everything of the size of an image is made on the stream's device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -137,11 +137,14 @@ class PairStream:
             Stacked along a new first dimension, the shared template excepted.
         """
         people = [self.pair(index) for index in indices]
-        stacked = (
-            torch.stack([getattr(person, name) for person in people])
-            for name in ("source", "target", "mask", "protocol")
+        return Pair(
+            torch.stack([person.source for person in people]),
+            torch.stack([person.target for person in people]),
+            torch.stack([person.mask for person in people]),
+            torch.stack([person.protocol for person in people]),
+            self.template,
+            ",".join(person.name for person in people),
         )
-        return Pair(*stacked, self.template, ",".join(person.name for person in people))
 
     def pair(self, index: int) -> Pair:
         """Simulate one pair.
@@ -174,7 +177,8 @@ class PairStream:
         target[0] *= _left(gradient * _TARGET_DROPOUT, contrast.CANONICAL_BOLD.te_ms, _TARGET_SLICE_MM)
         source[0] *= _left(gradient * plan.field_strength, plan.bold.te_ms, plan.slice_mm)
         mask = self._mask(index, maps["brain"])
-        target = self._canonical(target, *images[n_source + _N_ACQUIRED :], fractions)
+        fa, md = images[n_source + _N_ACQUIRED :]
+        target = self._canonical(target, fa, md, fractions)
         source = self._acquire(index, plan, source, maps["field_hz"], mask)
         if not plan.arbitrary:
             mask &= self._bright(index, source, mask)
@@ -253,11 +257,17 @@ class PairStream:
         bold, *dwi = contrast.signals(plan.bold, plan.dwi)
         flowing = np.ones((len(tissue.base), len(PROPERTIES)))
         flowing[list(FLUID), PROPERTIES.index("t1_ms")] = plan.inflow
-        sources = (lambda p: bold(p * flowing), *dwi, partial(contrast.t1w_signal, protocol=plan.t1w))
-        targets = contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI)
+        t1w = partial(contrast.t1w_signal, protocol=plan.t1w)
         fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
-        maps = (lambda p: p[..., fa], lambda p: p[..., md])
-        tables = [contrast.linearise(signal, tissue) for signal in (*sources, *targets, *maps)]
+        signals: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+            lambda p: bold(p * flowing),
+            *dwi,
+            t1w,
+            *contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI),
+            lambda p: p[..., fa],
+            lambda p: p[..., md],
+        )
+        tables = [contrast.linearise(signal, tissue) for signal in signals]
         for channel, levels in plan.arbitrary.items():
             tables[channel] = np.zeros_like(tables[channel])
             tables[channel][:, 0] = levels
