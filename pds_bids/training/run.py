@@ -28,6 +28,7 @@ from pds_bids.seeds import derive_seed
 from pds_bids.template import MODEL_GRID, RES02_GRID, Template, get_template, load_template
 from pds_bids.training.data import (
     Augmentation,
+    ContrastPairs,
     Example,
     ExampleStream,
     PairSource,
@@ -137,7 +138,9 @@ def load_people(labels: Path | None, cache: Path, seed: int) -> People:
     else:
         split = split_subjects(list(anatomies), seed)
     train, validation, test = (
-        PairStream([anatomies[name] for name in names], derive_seed(seed, part), template=template)
+        ContrastPairs(
+            PairStream([anatomies[name] for name in names], derive_seed(seed, part), template=template)
+        )
         for part, names in asdict(split).items()
     )
     return People(split, train, validation, test, template)
