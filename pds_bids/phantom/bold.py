@@ -1,7 +1,7 @@
 """BOLD series of one virtual person: gradient-echo echo-planar imaging."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,8 +94,7 @@ def bold_series(
     draw = named_draws(rng)
     poses = rest2volumes(motion)
     readout = Readout.of(seen, grid, epi, protocol.field_t)
-    left = signal_left(person, seen, protocol, epi, readout) * _levels(person, seen)
-    steady = left * _signal(person, seen, protocol)
+    left, steady = _steady(person, seen, protocol, epi, grid)
     modulation = Modulation.draw(
         draw,
         person.effects,
@@ -137,12 +136,24 @@ def bold_echoes(
 ) -> tuple[list[np.ndarray], list[BoldTruth]]:
     """Simulate the echoes of one multi-echo run; arguments as `bold_series`, one protocol per echo.
 
-    Motion, receive field, heart, breathing and the changes of R2* are the same in all echoes; noise is not.
+    Motion, receive field, heart, breathing and the changes of R2* are the same in all echoes. Each has noise
+    of its own, as strong in all of them: its size is relative to the first.
     """
-    state = int(rng.integers(2**62))
+    state, epi = int(rng.integers(2**62)), epi or EpiOptions()
+    grid = grid or seen.grid
+    sizes = [noise_sd(_steady(person, seen, protocol, epi, grid)[1], 1.0) for protocol in protocols]
     runs = [
-        bold_series(np.random.default_rng(state), person, seen, motion, p, epi, options, grid=grid)
-        for p in protocols
+        bold_series(
+            np.random.default_rng(state),
+            person,
+            seen,
+            motion,
+            protocol,
+            replace(epi, noise=epi.noise * sizes[0] / size),
+            options,
+            grid=grid,
+        )
+        for protocol, size in zip(protocols, sizes, strict=True)
     ]
     return [series for series, _ in runs], [truth for _, truth in runs]
 
@@ -171,6 +182,15 @@ def signal_left(
     share = np.maximum(seen.fractions.sum(1).reshape(seen.grid.shape), 1e-3)
     decay = np.exp(-(te_ms - protocol.te_ms) / 1000 * np.minimum(seen.image(r2s) / share, 100))
     return (weight * dropout(through, te_ms, thickness) * decay).astype(np.float32)
+
+
+def _steady(
+    person: Person, seen: Scan, protocol: contrast.BoldProtocol, epi: EpiOptions, grid: Grid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what field and disease leave of the signal, and the steady state, on the lattice."""
+    readout = Readout.of(seen, grid, epi, protocol.field_t)
+    left = signal_left(person, seen, protocol, epi, readout) * _levels(person, seen)
+    return left, left * _signal(person, seen, protocol)
 
 
 def _signal(
