@@ -190,7 +190,7 @@ def inverse_displacement(displacement: np.ndarray, grid: Grid) -> np.ndarray:
         place = start[:, active] + back[:, active]
         moved = [ndimage.map_coordinates(part, place, order=1, mode="nearest") for part in field]
         change = -np.stack(moved) - back[:, active]
-        # Half steps converge where full ones jump to and fro.
+        # Half steps converge where full ones overshoot.
         back[:, active] += change if k < INVERSE_ITERATIONS // 3 else 0.5 * change
         active = active[np.abs(change).max(0) > INVERSE_ERROR_VOX]
         if not active.size:
