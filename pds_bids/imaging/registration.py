@@ -4,6 +4,8 @@ Every affine starts from several poses, every result is measured by `pds_bids.im
 replaced by something simpler or refused: a wrong registration is worse than none.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -12,7 +14,14 @@ from pds_bids.imaging.gate import Gate, GateLimits, judge, nmi
 from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
 from pds_bids.imaging.intensity import to_units
-from pds_bids.imaging.masks import check_image, dilated, largest_piece, part_t1w_brain, rough_t1w_brain
+from pds_bids.imaging.masks import (
+    check_image,
+    closed,
+    dilated,
+    largest_piece,
+    part_t1w_brain,
+    rough_t1w_brain,
+)
 from pds_bids.imaging.search import Sample, rank_starts, small_rotations
 from pds_bids.imaging.stages import (
     NCC,
@@ -25,7 +34,7 @@ from pds_bids.imaging.stages import (
     find_pose,
     refine_affine,
 )
-from pds_bids.imaging.tissues import Template, paint_epi
+from pds_bids.imaging.tissues import Template, fit_signal, paint_epi
 from pds_bids.modalities import Contrast
 
 __all__ = [
@@ -57,10 +66,12 @@ AGREED_MARGIN_MM = 2.5
 RIGID_STEP_DEG = 15.0
 # The edge of the brain lies this near to that of the template, by a pose and by an affine.
 POSE_ERROR_MM, AFFINE_ERROR_MM = 8.0, 5.0
-# The metric sees this much of the dark rim around the template's brain.
-T1W_RIM_MM = 4.0
-# Finer T1w voxels are thinned out for registration only.
-T1W_SPACING_MM = 2.0
+# Finer T1w voxels are thinned out for registration only, less for bending than for search and masks.
+T1W_SPACING_MM, T1W_BEND_SPACING_MM = 2.0, 1.5
+# What lies within this between two folds belongs to the brain; fluid and dura around it do not.
+SULCUS_MM = 6.0
+# An echo-planar image shows less detail than a T1w image: smoother steps, smoother field.
+EPI_SMOOTHING_VOX = (5.0, 1.25)
 
 
 def register_epi_to_template(
@@ -121,6 +132,10 @@ def register_epi_to_template(
         limits = SLOPPY_LIMITS if sloppy else EPI_LIMITS
         return judge_epi(units, mask, grid, template, contrast, template2native, stage, limits)
 
+    own = fit_signal(template, contrast, *_looked_at(units, grid, mask, template.grid, affine))
+    repainted, _ = to_units(paint_epi(template, contrast, own), template.mask)
+    fixed = GreedyImage(repainted, template.grid, near)
+    effort = replace(effort, smoothing_vox=EPI_SMOOTHING_VOX)
     return deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast))
 
 
@@ -197,8 +212,12 @@ def register_t1w_to_template(
     def judged(template2native: PointMap, stage: str) -> Gate:
         return judge(brain_t1w, matter, units, tissue, thin_grid, template2native, stage, T1W_LIMITS)
 
-    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, T1W_RIM_MM))
-    return deform_or_affine(fixed, GreedyImage(units, thin_grid), affine, judged, grid, effort, "T1w")
+    # Bent as acquired: evening out brightens the rim, and local correlation does not mind the shading.
+    sharp, sharp_grid = _thinned(t1w, grid, T1W_BEND_SPACING_MM)
+    inner = closed(tissue, thin_grid, SULCUS_MM).astype(np.float32)
+    sharp = sharp * resample(inner, thin_grid.vox2ras, sharp_grid.points(), order=1)
+    fixed = GreedyImage(brain_t1w, template.grid, template.mask)
+    return deform_or_affine(fixed, GreedyImage(sharp, sharp_grid), affine, judged, grid, effort, "T1w")
 
 
 def register_rigid(
@@ -350,6 +369,15 @@ def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarr
     )
     smooth = ndimage.gaussian_filter(image.astype(np.float32), sigma_vox)
     return resample(smooth, grid.vox2ras, upright.points(), order=1), upright
+
+
+def _looked_at(
+    image: np.ndarray, grid: Grid, mask: np.ndarray, fixed_grid: Grid, fixed2moving: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image and its mask on another grid, by an affine."""
+    points = apply_affine(fixed2moving, fixed_grid.points())
+    there = resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5
+    return resample(image, grid.vox2ras, points, order=1), there
 
 
 def _placed(template: Template, template2native: np.ndarray, grid: Grid) -> np.ndarray:

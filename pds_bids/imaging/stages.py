@@ -53,6 +53,8 @@ RIVAL_DEG, RIVAL_MARGIN = 40.0, 0.02
 AFFINE_LOSS = 0.05
 # Signed, so for like contrasts only.
 NCC = "NCC 3x3x3"
+# With long steps to the end the field jitters about its optimum.
+STEP_VOX = "1.0x0.5x0.5"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +100,8 @@ class Effort:
     """How hard to try: iterations from coarse to fine, smoothing, starts, threads."""
 
     affine: str = "60x30x0"
-    deformable: str = "60x40x8"
-    smoothing_vox: tuple[float, float] = (2.5, 1.25)
+    deformable: str = "60x60x12"
+    smoothing_vox: tuple[float, float] = (4.0, 1.0)
     n_starts: int = 4
     nthreads: int = 1
 
@@ -226,6 +228,7 @@ def deform(
         schedule=effort.deformable,
         smoothing_vox=effort.smoothing_vox,
         nthreads=effort.nthreads,
+        step_vox=STEP_VOX,
     )
     return warp, unwarp
 
