@@ -4,8 +4,6 @@ Every affine starts from several poses, every result is measured by `pds_bids.im
 replaced by something simpler or refused: a wrong registration is worse than none.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from scipy import ndimage
 
@@ -70,8 +68,6 @@ POSE_ERROR_MM, AFFINE_ERROR_MM = 8.0, 5.0
 T1W_SPACING_MM, T1W_BEND_SPACING_MM = 2.0, 1.5
 # What lies within this between two folds belongs to the brain; fluid and dura around it do not.
 SULCUS_MM = 6.0
-# An echo-planar image shows less detail than a T1w image: smoother steps, smoother field.
-EPI_SMOOTHING_VOX = (5.0, 1.25)
 
 
 def register_epi_to_template(
@@ -135,7 +131,6 @@ def register_epi_to_template(
     own = fit_signal(template, contrast, *_looked_at(units, grid, mask, template.grid, affine))
     repainted, _ = to_units(paint_epi(template, contrast, own), template.mask)
     fixed = GreedyImage(repainted, template.grid, near)
-    effort = replace(effort, smoothing_vox=EPI_SMOOTHING_VOX)
     return deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast))
 
 

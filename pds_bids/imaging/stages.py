@@ -101,7 +101,7 @@ class Effort:
 
     affine: str = "60x30x0"
     deformable: str = "60x60x12"
-    smoothing_vox: tuple[float, float] = (4.0, 1.0)
+    smoothing_vox: tuple[float, float] = (3.0, 1.0)
     n_starts: int = 4
     nthreads: int = 1
 
