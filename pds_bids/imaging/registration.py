@@ -60,8 +60,8 @@ RIGID_LIMITS = GateLimits(correlation=-1.0)
 
 # An image's own mask may exceed the registered template's by this: distortion and the mask's own error.
 AGREED_MARGIN_MM = 2.5
-# Two images of one session: the head has moved by less than this between them.
-RIGID_STEP_DEG = 15.0
+# Fields of view of one session may be tilted against each other by twice this (36 degrees seen).
+RIGID_STEP_DEG, RIGID_STEPS = 20.0, 2
 # The edge of the brain lies this near to that of the template, by a pose and by an affine.
 POSE_ERROR_MM, AFFINE_ERROR_MM = 8.0, 5.0
 # Finer T1w voxels are thinned out for registration only, less for bending than for search and masks.
@@ -264,7 +264,7 @@ def register_rigid(
     centres = centre_ras(fixed_mask, fixed_grid), centre_ras(moving_mask, moving_grid)
     starts = [
         np.eye(4),
-        *rank_starts(score, small_rotations(RIGID_STEP_DEG), SHIFTS_MM, *centres, 2),
+        *rank_starts(score, small_rotations(RIGID_STEP_DEG, RIGID_STEPS), SHIFTS_MM, *centres, 2),
     ]
     images = GreedyImage(still, fixed_grid, region), GreedyImage(shifted, moving_grid)
     candidates = [
