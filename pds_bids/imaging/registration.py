@@ -4,6 +4,8 @@ Every affine starts from several poses, every result is measured by `pds_bids.im
 replaced by something simpler or refused: a wrong registration is worse than none.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -32,7 +34,7 @@ from pds_bids.imaging.stages import (
     find_pose,
     refine_affine,
 )
-from pds_bids.imaging.tissues import Template, fit_signal, paint_epi
+from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
 
 __all__ = [
@@ -68,6 +70,8 @@ POSE_ERROR_MM, AFFINE_ERROR_MM = 8.0, 5.0
 T1W_SPACING_MM, T1W_BEND_SPACING_MM = 2.0, 1.5
 # What lies within this between two folds belongs to the brain; fluid and dura around it do not.
 SULCUS_MM = 6.0
+# The sharper image bears finer bends, in smoother and, at the end, shorter steps: long ones jitter.
+T1W_SCHEDULE, T1W_SMOOTHING_VOX, T1W_STEP_VOX = "60x60x12", (3.0, 1.0), "1.0x0.5x0.5"
 
 
 def register_epi_to_template(
@@ -128,9 +132,6 @@ def register_epi_to_template(
         limits = SLOPPY_LIMITS if sloppy else EPI_LIMITS
         return judge_epi(units, mask, grid, template, contrast, template2native, stage, limits)
 
-    own = fit_signal(template, contrast, *_looked_at(units, grid, mask, template.grid, affine))
-    repainted, _ = to_units(paint_epi(template, contrast, own), template.mask)
-    fixed = GreedyImage(repainted, template.grid, near)
     return deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast))
 
 
@@ -212,6 +213,9 @@ def register_t1w_to_template(
     inner = closed(tissue, thin_grid, SULCUS_MM).astype(np.float32)
     sharp = sharp * resample(inner, thin_grid.vox2ras, sharp_grid.points(), order=1)
     fixed = GreedyImage(brain_t1w, template.grid, template.mask)
+    effort = replace(effort, smoothing_vox=T1W_SMOOTHING_VOX, step_vox=T1W_STEP_VOX)
+    if not sloppy:
+        effort = replace(effort, deformable=T1W_SCHEDULE)
     return deform_or_affine(fixed, GreedyImage(sharp, sharp_grid), affine, judged, grid, effort, "T1w")
 
 
@@ -364,15 +368,6 @@ def _thinned(image: np.ndarray, grid: Grid, spacing_mm: float) -> tuple[np.ndarr
     )
     smooth = ndimage.gaussian_filter(image.astype(np.float32), sigma_vox)
     return resample(smooth, grid.vox2ras, upright.points(), order=1), upright
-
-
-def _looked_at(
-    image: np.ndarray, grid: Grid, mask: np.ndarray, fixed_grid: Grid, fixed2moving: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image and its mask on another grid, by an affine."""
-    points = apply_affine(fixed2moving, fixed_grid.points())
-    there = resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5
-    return resample(image, grid.vox2ras, points, order=1), there
 
 
 def _placed(template: Template, template2native: np.ndarray, grid: Grid) -> np.ndarray:

@@ -53,8 +53,6 @@ RIVAL_DEG, RIVAL_MARGIN = 40.0, 0.02
 AFFINE_LOSS = 0.05
 # Signed, so for like contrasts only.
 NCC = "NCC 3x3x3"
-# With long steps to the end the field jitters about its optimum.
-STEP_VOX = "1.0x0.5x0.5"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +95,12 @@ class RegistrationFailure(QualityError):
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try: iterations from coarse to fine, smoothing, starts, threads."""
+    """How hard to try: iterations from coarse to fine, smoothing, longest step, starts, threads."""
 
     affine: str = "60x30x0"
-    deformable: str = "60x60x12"
-    smoothing_vox: tuple[float, float] = (3.0, 1.0)
+    deformable: str = "60x40x8"
+    smoothing_vox: tuple[float, float] = (2.5, 1.25)
+    step_vox: str = "1.0"
     n_starts: int = 4
     nthreads: int = 1
 
@@ -228,7 +227,7 @@ def deform(
         schedule=effort.deformable,
         smoothing_vox=effort.smoothing_vox,
         nthreads=effort.nthreads,
-        step_vox=STEP_VOX,
+        step_vox=effort.step_vox,
     )
     return warp, unwarp
 

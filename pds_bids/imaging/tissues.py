@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.modalities import Contrast
 
-__all__ = ["TISSUE_SIGNAL", "Template", "fit_signal", "paint_epi"]
+__all__ = ["TISSUE_SIGNAL", "Template", "paint_epi"]
 
 # Signal of grey matter, white matter and cerebrospinal fluid, grey matter = 1. BOLD and b0: medians of eight
 # real scans registered to the template; DWI: b = 1000 s/mm^2, where free water has lost 95% of its signal.
@@ -18,12 +17,6 @@ TISSUE_SIGNAL: dict[Contrast, tuple[float, float, float]] = {
     Contrast.B0: (1.0, 0.8, 1.9),
     Contrast.DWI: (1.0, 0.8, 0.45),
 }
-# Voxels below which nothing is fitted.
-SMALLEST_FIT = 1000
-# How far a scan's own signals may lie from the table's, as factors: white matter, fluid.
-WM_RANGE, CSF_RANGE = (0.85, 1.15), (0.75, 1.35)
-# The tissue maps are blurred like an echo-planar image, and looked at only this deep below the surface.
-FIT_BLUR_MM, FIT_DEPTH_MM = 2.0, 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,49 +67,7 @@ class Template:
                 )
 
 
-def fit_signal(
-    template: Template, contrast: Contrast, warped: np.ndarray, seen: np.ndarray
-) -> tuple[float, float, float]:
-    """Estimate a scan's own tissue signals from a rough registration, by least squares.
-
-    Parameters
-    ----------
-    template : Template
-        Tissue maps.
-    contrast : Contrast
-        Which image it is.
-    warped : ndarray
-        ``(X, Y, Z)``; the image on the template's grid, without its bias field.
-    seen : ndarray
-        ``(X, Y, Z)`` bool; where the image is known.
-
-    Returns
-    -------
-    tuple of float
-        Grey matter (1), white matter, cerebrospinal fluid; held near `TISSUE_SIGNAL`, which is what
-        comes back where nothing can be fitted.
-    """
-    gm, wm, csf = TISSUE_SIGNAL[contrast]
-    zooms = np.asarray(template.grid.zooms)
-    deep = seen & (ndimage.distance_transform_edt(template.mask, sampling=zooms) > FIT_DEPTH_MM)
-    maps = (template.gm, template.wm, template.csf)
-    design = np.stack([ndimage.gaussian_filter(one, FIT_BLUR_MM / zooms)[deep] for one in maps], 1)
-    if len(design) < SMALLEST_FIT:
-        return gm, wm, csf
-    fitted = np.linalg.lstsq(design.astype(float), warped[deep].astype(float), rcond=None)[0]
-    if not fitted[0] > 0:
-        return gm, wm, csf
-    wm_found, csf_found = fitted[1:] / fitted[0]
-    return (
-        1.0,
-        float(np.clip(wm_found, wm * WM_RANGE[0], wm * WM_RANGE[1])),
-        float(np.clip(csf_found, csf * CSF_RANGE[0], csf * CSF_RANGE[1])),
-    )
-
-
-def paint_epi(
-    template: Template, contrast: Contrast, signal: tuple[float, float, float] | None = None
-) -> np.ndarray:
+def paint_epi(template: Template, contrast: Contrast) -> np.ndarray:
     """Paint an image of the given contrast from the tissue maps, so that like can be registered with like.
 
     Parameters
@@ -125,8 +76,6 @@ def paint_epi(
         Tissue maps.
     contrast : Contrast
         Which image to imitate.
-    signal : tuple of float, optional
-        Of grey matter, white matter and cerebrospinal fluid; by default those of `TISSUE_SIGNAL`.
 
     Returns
     -------
@@ -140,6 +89,6 @@ def paint_epi(
     >>> TISSUE_SIGNAL[Contrast.B0][2] > 1 > TISSUE_SIGNAL[Contrast.DWI][2]
     True
     """
-    gm, wm, csf = TISSUE_SIGNAL[contrast] if signal is None else signal
+    gm, wm, csf = TISSUE_SIGNAL[contrast]
     painted = gm * template.gm + wm * template.wm + csf * template.csf
     return (painted * template.mask).astype(np.float32)
