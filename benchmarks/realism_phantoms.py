@@ -124,7 +124,17 @@ def _dwi_means(
     bvals = np.array([0.0] + [protocol.bval_s_mm2] * N_DIRECTIONS)
     poses, found = _motion(rng, len(bvals))
     series, _ = dwi_series(
-        rng, person, seen, poses, bvals, directions, protocol, epi, eddy=draw_eddy(rng), kurtosis=True, grid=grid
+        rng,
+        person,
+        seen,
+        poses,
+        bvals,
+        directions,
+        protocol,
+        epi,
+        eddy=draw_eddy(rng),
+        kurtosis=True,
+        grid=grid,
     )
     sd = noise_sd(series[..., 0], _log_uniform(rng, *NOISE))
     repeats = max(1, round(rng.uniform(*N_DWI) / N_DIRECTIONS))

@@ -17,7 +17,7 @@ from pds_bids.phantom.sampling import AnatomySampler, gather
 from pds_bids.phantom.tissue import GREY, LATENTS, Latent, Tissue, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
-__all__ = ["Person", "Scan", "draw_person", "flow", "scan"]
+__all__ = ["Person", "Scan", "draw_person", "flow", "scan", "thinning"]
 
 # Lattices in template space: of the warp and of the fields that belong to a person.
 _WARP_GRID = Grid(
@@ -27,16 +27,16 @@ _LATENT_GRID = Grid(
     (67, 81, 67), np.array([[3.0, 0, 0, -100], [0, 3.0, 0, -136], [0, 0, 3.0, -82], [0, 0, 0, 1]])
 )
 # Spacing of the latent fields and their standard deviations: regions; veins, bundles and layers of the cortex.
-_LATENT_SPACINGS_MM, _LATENT_SD = (24.0, 5.0), (0.8, 0.4)
+_LATENT_SPACINGS_MM, _LATENT_SD = (24.0, 5.0), (0.7, 0.4)
 # Radius of the spinal cord and of its canal; the way down is a little backwards.
 _CORD_MM, _CANAL_MM, _CORD_TILT = 5.0, 9.0, 0.15
 # Vessels of the surface are about as wide as the points of this lattice are apart.
 _VESSEL_GRID = Grid(
     (101, 121, 101), np.array([[2.0, 0, 0, -100], [0, 2.0, 0, -136], [0, 0, 2.0, -82], [0, 0, 0, 1]])
 )
-# Mean and spread of their share of the fluid around the brain, before what is below 0 or above the last is cut.
+# Mean and spread of their share of the fluid around the brain, cut at 0 and at the last.
 _VESSEL_SHARE, _VESSEL_SD, _MOST_VESSEL = 0.15, 0.5, 0.9
-# Units of iron whose dephasing is that of a cortical voxel full of vein; their mean is in T2* of cortex already.
+# Units of iron that dephase cortex as a vein does; their mean is in T2* of cortex already.
 _VENOUS_IRON = 20.0
 # A displacement is doubled so often: the first step is a thirty-second of a few mm.
 _DOUBLINGS = 5
@@ -66,7 +66,7 @@ class Person:
         Whether the head is the mirror image of the anatomy. Parcels, effects and fibres are not: the
         person's left is the template's left.
     thinning : float
-        Ratio of all cortex to the cortex that borders on fluid; 0 keeps the cortex as it is.
+        From `thinning`: ratio of all cortex to the cortex that borders on fluid; 0 keeps the cortex as it is.
     unwarp_mm : ndarray, optional
         Inverse of the warp: a template point x lies at ``inv(scanner2template) (x + unwarp_mm(x))``.
     sharpness : float
@@ -186,7 +186,8 @@ def draw_person(
     Person
     """
     seed = int(rng.integers(2**63 - 1))
-    sampler, thinning, cord_mm = _prepared(anatomy)
+    sampler, cord_mm = _prepared(anatomy)
+    sharpness = float(_named(seed, "sharpness").uniform(0.5, 1.0))
     velocity = _velocity(seed)
     effects = no_effects()
     if atlas is not None:
@@ -199,9 +200,9 @@ def draw_person(
         _WARP_GRID,
         effects,
         bool(_named(seed, "side").random() < 0.5),
-        thinning,
+        thinning(anatomy, sharpness),
         flow(-velocity, _WARP_GRID),
-        float(_named(seed, "sharpness").uniform(0.5, 1.0)),
+        sharpness,
         float(_named(seed, "vessels").uniform(0.5, 1.4)),
         cord_mm,
     )
@@ -291,13 +292,11 @@ def _velocity(seed: int) -> np.ndarray:
 
 
 def _add_cord(fractions: np.ndarray, points: np.ndarray, start_mm: np.ndarray) -> None:
-    """Continue the brainstem by a spinal cord in its canal of fluid, which label maps do not have; in place."""
+    """Continue the brainstem by a cord in its canal of fluid, which label maps do not have; in place."""
     depth = start_mm[2] - points[:, 2]
     near = np.flatnonzero((depth > 0) & (np.abs(points[:, 0] - start_mm[0]) < 2 * _CANAL_MM))
     depth = depth[near]
-    distance = np.hypot(
-        points[near, 0] - start_mm[0], points[near, 1] - start_mm[1] + _CORD_TILT * depth
-    )
+    distance = np.hypot(points[near, 0] - start_mm[0], points[near, 1] - start_mm[1] + _CORD_TILT * depth)
     begun = np.clip(depth / _CORD_MM, 0, 1)
     canal, cord = (np.clip((radius - distance) / 2 + 0.5, 0, 1) * begun for radius in (_CANAL_MM, _CORD_MM))
     fractions[near] *= (1 - canal)[:, None].astype(np.float32)
@@ -319,7 +318,7 @@ def _add_vessels(
     mean = share.mean()
     share = gather(share, apply_affine(_VESSEL_GRID.ras2vox, points))[:, 0]
     latents[:, 1 + Latent.IRON] += amount * _VENOUS_IRON * (share - mean) * fractions[:, Tissue.CORTEX]
-    blood = amount * share * fractions[:, Tissue.CSF]
+    blood = np.minimum(amount * share, _MOST_VESSEL) * fractions[:, Tissue.CSF]
     fractions[:, Tissue.CSF] -= blood
     fractions[:, Tissue.SOFT] += blood
 
@@ -339,13 +338,19 @@ def _exposed(cortex: np.ndarray, fluid: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _prepared(anatomy: Anatomy) -> tuple[AnatomySampler, float, np.ndarray | None]:
-    """Return a sampler of the whole head, how much more cortex there is than borders on fluid, and `cord_mm`."""
+def _prepared(anatomy: Anatomy) -> tuple[AnatomySampler, np.ndarray | None]:
+    """Return a sampler of the whole head, and where its brainstem ends."""
     grid = anatomy.grid
     corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
-    cortex, fluid = (anatomy.fraction(tissue) for tissue in (Tissue.CORTEX, Tissue.CSF))
-    thinning = float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
-    return AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner), thinning, _end_of_brainstem(anatomy)
+    return AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner), _end_of_brainstem(anatomy)
+
+
+def thinning(anatomy: Anatomy, sharpness: float) -> float:
+    """Return the ratio of all cortex to that bordering on fluid, in an anatomy that is sharpened so."""
+    has_cortex = anatomy.fractions[..., Tissue.CORTEX] > 0
+    fractions = _sharpened(anatomy.fractions[has_cortex].astype(np.float32) / 255, sharpness)
+    cortex, fluid = fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF]
+    return float(cortex.sum() / max(float(_exposed(cortex, fluid).sum()), 1e-6))
 
 
 def _end_of_brainstem(anatomy: Anatomy) -> np.ndarray | None:

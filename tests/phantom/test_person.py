@@ -42,8 +42,9 @@ def soft(fractions):
 
 
 def upright(person):
-    """Put a person straight into template space, undeformed."""
-    return replace(person, scanner2template=np.eye(4), warp_mm=person.warp_mm * 0, mirrored=False)
+    """Put a person straight into template space, undeformed; without vessels, which take from all fluid."""
+    still = {"scanner2template": np.eye(4), "warp_mm": person.warp_mm * 0, "mirrored": False}
+    return replace(person, vessels=0.0, **still)
 
 
 def volume(person, *tissues):
