@@ -10,8 +10,8 @@ no preprocessing, so that nothing but the generator is tested. Measures, for eve
 each relative to the median over all parcels of the person, both sides averaged, and ``coupling``: mean
 correlation of the parcels of each network. Two groups are compared by Welch's t test, corrected for all
 tests by Holm's method. The same measurements are compared after shuffling the diagnoses, once as
-``pds-bids-phantom --shuffle-labels`` writes them and many times at random. "Planted" is the same comparison of
-the truth: noiseless maps at rest (MD without the free water that atrophy brings), and drawn amplitudes and
+``pds-bids-phantom --shuffle-labels`` writes them and many times at random. "Planted" is the same comparison
+of the truth: noiseless maps at rest (MD without the free water that atrophy brings), and drawn amplitudes and
 couplings.
 
 python benchmarks/planted_effect.py                      36 people, about 3.5 minutes of CPU

@@ -38,7 +38,7 @@ N_BOLD, N_DWI, N_POSES, N_DIRECTIONS = (8, 24), (12, 24), 3, 6
 NOISE = 0.002, 0.05
 # Full width of the point spread, voxels: diffusion images are often of partial k-space, and filtered.
 SHARP, FILTERED = (0.3, 0.7), (0.3, 1.6)
-# Width of slices relative to their distance: gaps, and profiles of short pulses that reach into the next slice.
+# Width of slices relative to their distance: gaps, and profiles that reach into the next slice.
 GAPPED, WIDE = (0.7, 1.1), (0.8, 1.5)
 # Scanners whose images have the receive field of the array.
 SHARE_RAW = 0.45

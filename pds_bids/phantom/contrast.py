@@ -46,8 +46,8 @@ class BoldProtocol:
     field_t : float
         Field strength; T1 and T2* are scaled from 3 T.
     inflow : float
-        Factor of the T1 of fluid in `pds_bids.phantom.bold`: pulsation brings in fresh spins, which no pulse has
-        saturated; 1: none.
+        Factor of the T1 of fluid in `pds_bids.phantom.bold`: pulsation brings in fresh spins, which no
+        pulse has saturated; 1: none.
     """
 
     tr_s: float = 2.0

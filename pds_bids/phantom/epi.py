@@ -39,8 +39,8 @@ class EpiOptions:
         ``i``, ``i-``, ``j``, ``j-``: axis of the RAS+ array of the series. A field of ``+1 / readout_s`` Hz
         displaces signal by one voxel, upwards without the minus.
     psf_voxels : float
-        Full width of the point spread in plane, in voxels; 0: voxels are points. K-space is kept to its border,
-        where a Gaussian of 0.7 voxels keeps two thirds and one of a voxel less than half.
+        Full width of the point spread in plane, in voxels; 0: voxels are points. K-space is kept to its
+        border, where a Gaussian of 0.7 voxels keeps two thirds and one of a voxel less than half.
     slice_thickness_mm : float, optional
         None: no gap between slices.
     field_strength : float
@@ -278,16 +278,16 @@ def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> n
     """Draw a receive field: the root of the sum of squares of an array of loops on a helmet.
 
     A loop of radius a receives from the distance d in proportion to ``(a^2 + d^2)^(-3/2)``, the field that it
-    would make on its axis, so that small loops see the surface of a head much better than its middle. Scanners
-    undo part of that by a reference scan, or by none.
+    would make on its axis, so that small loops see the surface of a head much better than its middle.
+    Scanners undo part of that by a reference scan, or by none.
 
     Parameters
     ----------
     rng : Generator
         Source of randomness.
     grid : Grid
-        Grid of the scan. The helmet lies about its middle, and where that is deeper, the middle of a head that
-        begins below the top of the grid.
+        Grid of the scan. The helmet lies about its middle, and where that is deeper, the middle of a head
+        that begins below the top of the grid.
     strength : float
         Exponent of the field: 1 as the array receives it, 0 even.
 

@@ -26,7 +26,7 @@ _WARP_GRID = Grid(
 _LATENT_GRID = Grid(
     (67, 81, 67), np.array([[3.0, 0, 0, -100], [0, 3.0, 0, -136], [0, 0, 3.0, -82], [0, 0, 0, 1]])
 )
-# Spacing of the latent fields and their standard deviations: regions; veins, bundles and layers of the cortex.
+# Spacing of the latent fields and their standard deviations: regions; bundles and layers of the cortex.
 _LATENT_SPACINGS_MM, _LATENT_SD = (24.0, 5.0), (0.7, 0.4)
 # Radius of the spinal cord and of its canal; the way down is a little backwards.
 _CORD_MM, _CANAL_MM, _CORD_TILT = 5.0, 9.0, 0.15
@@ -245,10 +245,9 @@ def scan(rng: np.random.Generator, person: Person, grid: Grid) -> Scan:
     fractions, maps, points = person.look(grid.points().reshape(-1, 3))
     latents = np.ones((len(points), 1 + len(LATENTS)), np.float32)
     rng_fields = _named(seed, "fields")
-    fields = sum(
-        sd * random_field(rng_fields, _LATENT_GRID.shape, _LATENT_GRID.zooms, spacing, 3)
-        for spacing, sd in zip(_LATENT_SPACINGS_MM, _LATENT_SD, strict=True)
-    )
+    fields = np.zeros((3, *_LATENT_GRID.shape), np.float32)
+    for spacing, sd in zip(_LATENT_SPACINGS_MM, _LATENT_SD, strict=True):
+        fields += sd * random_field(rng_fields, _LATENT_GRID.shape, _LATENT_GRID.zooms, spacing, 3)
     smooth = gather(
         np.ascontiguousarray(np.moveaxis(fields, 0, -1)), apply_affine(_LATENT_GRID.ras2vox, points)
     )
