@@ -23,7 +23,7 @@ from pds_bids.phantom.anatomy import Anatomy, build_anatomies
 from pds_bids.template import MODEL_GRID, RES02_GRID, Template, get_template, load_template
 
 KINDS = ("bold", "b0", "dwi")
-SEED = 4
+SEED = 21
 # The mask of a series is made from its BOLD or b = 0 mean.
 SHAPED = ("bold", "b0")
 

@@ -9,27 +9,41 @@ from realism_scans import tissue_maps
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid, apply_affine, resample
 from pds_bids.imaging.masks import rough_brain_mask
+from pds_bids.imaging.realign import realigned_mean
 from pds_bids.imaging.tissues import Template
 from pds_bids.phantom.anatomy import Anatomy
 from pds_bids.phantom.bold import bold_series
+from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.degrade import draw_acquisition
 from pds_bids.phantom.dwi import dwi_series
-from pds_bids.phantom.epi import EpiOptions
+from pds_bids.phantom.eddy import draw_eddy
+from pds_bids.phantom.epi import EpiOptions, noise_sd, rician
 from pds_bids.phantom.fluctuations import BoldOptions
 from pds_bids.phantom.gradients import spread_directions
+from pds_bids.phantom.head_motion import draw_motion, rest2volumes
 from pds_bids.phantom.moving_head import head_lattice
-from pds_bids.phantom.person import Person, draw_person, scan
+from pds_bids.phantom.person import Person, Scan, draw_person, scan
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 
 __all__ = ["model_looks", "native_looks", "native_person"]
 
 # Voxels in plane and slice thickness, each drawn between two limits.
-BOLD_VOXELS_MM = (2.2, 4.0), (2.4, 4.6)
-DWI_VOXELS_MM = (1.9, 3.2), (1.9, 3.4)
+BOLD_VOXELS_MM = (2.0, 4.0), (2.2, 4.4)
+DWI_VOXELS_MM = (1.8, 3.2), (1.8, 3.4)
 
-# A series is as noisy as the mean of this many volumes; its noise floor is that of a single one.
-N_BOLD, N_DIRECTIONS = 40, 6
+# Volumes of the real series are 10 to 20, of the phantoms as many; few poses and directions stand for all.
+N_BOLD, N_DWI, N_POSES, N_DIRECTIONS = (8, 24), (12, 24), 3, 6
+# Noise of a single volume relative to the mean of the head, drawn evenly in its logarithm.
+NOISE = 0.002, 0.05
+# Full width of the point spread, voxels: diffusion images are often of partial k-space, and filtered.
+SHARP, FILTERED = (0.3, 0.7), (0.3, 1.6)
+# Width of slices relative to their distance: gaps, and profiles that reach into the next slice.
+GAPPED, WIDE = (0.7, 1.1), (0.8, 1.5)
+# Scanners whose images have the receive field of the array.
+SHARE_RAW = 0.45
+# Series whose volumes stay where they are, since no registration found them.
+SHARE_FAILED = 0.15
 
 
 def model_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
@@ -56,33 +70,100 @@ def native_person(heads: list[Anatomy], template: Template, seed: int, index: in
     rng = np.random.default_rng(derive_seed(seed, "native", index))
     person = draw_person(rng, heads[index % len(heads)])
     plan = draw_acquisition(rng, 0.0)
-    fields = derive_seed(seed, "fields", index)
     epi = EpiOptions(
         phase_encoding=str(rng.choice(["j", "j-"])),
         field_strength=plan.field_strength * 3 / plan.bold.field_t,
-        coil=rng.uniform(0, 2),
-        psf_voxels=rng.uniform(0.4, 1.1),
+        coil=1.0 if rng.random() < SHARE_RAW else rng.uniform(0.1, 0.7),
+        noise=0,
         oversampling=2,
     )
     bold_grid, dwi_grid = (_grid(rng, person, *limits) for limits in (BOLD_VOXELS_MM, DWI_VOXELS_MM))
-    readout = replace(
-        epi, readout_s=rng.uniform(0.015, 0.045), noise=rng.uniform(0.005, 0.08) / np.sqrt(N_BOLD)
-    )
-    seen = scan(np.random.default_rng(fields), person, head_lattice(bold_grid))
-    steady = BoldOptions.constant(6)
-    series, _ = bold_series(rng, person, seen, np.zeros((1, 6)), plan.bold, readout, steady, grid=bold_grid)
-    means = {"bold": series[..., 0]}
+    seen = scan(rng, person, head_lattice(max(bold_grid, dwi_grid, key=_height)))
+    readout = _readout(rng, epi, bold_grid, (0.015, 0.045), SHARP, GAPPED)
+    means = _bold_mean(rng, person, seen, replace(plan.bold, inflow=plan.inflow), readout, bold_grid)
     looks = _looks(f"phantom {index}", means, bold_grid, person, template)
-    readout = replace(epi, readout_s=rng.uniform(0.02, 0.06), noise=rng.uniform(0.01, 0.08))
-    seen = scan(np.random.default_rng(fields), person, head_lattice(dwi_grid))
-    directions = np.vstack([np.zeros((1, 3)), spread_directions(N_DIRECTIONS)])
-    bvals = np.array([0.0] + [plan.dwi.bval_s_mm2] * N_DIRECTIONS)
-    still = np.zeros((len(bvals), 6))
-    series, _ = dwi_series(
-        rng, person, seen, still, bvals, directions, plan.dwi, readout, kurtosis=True, grid=dwi_grid
-    )
-    means = {"b0": series[..., 0], "dwi": series[..., 1:].mean(-1)}
+    readout = _readout(rng, epi, dwi_grid, (0.02, 0.06), FILTERED, WIDE)
+    means = _dwi_means(rng, person, seen, plan.dwi, readout, dwi_grid)
     return looks + _looks(f"phantom {index}", means, dwi_grid, person, template)
+
+
+def _readout(
+    rng: np.random.Generator,
+    epi: EpiOptions,
+    grid: Grid,
+    readout_s: tuple[float, float],
+    psf_voxels: tuple[float, float],
+    profile: tuple[float, float],
+) -> EpiOptions:
+    """Draw readout time, point spread and slice profile."""
+    return replace(
+        epi,
+        readout_s=rng.uniform(*readout_s),
+        psf_voxels=rng.uniform(*psf_voxels),
+        slice_thickness_mm=grid.zooms[2] * rng.uniform(*profile),
+    )
+
+
+def _bold_mean(
+    rng: np.random.Generator, person: Person, seen: Scan, protocol: BoldProtocol, epi: EpiOptions, grid: Grid
+) -> dict[str, np.ndarray]:
+    """Return the mean of a realigned BOLD series."""
+    poses, found = _motion(rng, N_POSES)
+    series, _ = bold_series(rng, person, seen, poses, protocol, epi, BoldOptions.constant(50), grid=grid)
+    sd = noise_sd(series, _log_uniform(rng, *NOISE))
+    repeats = max(1, round(rng.uniform(*N_BOLD) / N_POSES))
+    noisy = np.stack([_repeated(rng, series[..., v], sd, repeats) for v in range(N_POSES)], -1)
+    return {"bold": realigned_mean(noisy, grid.vox2ras, found)}
+
+
+def _dwi_means(
+    rng: np.random.Generator, person: Person, seen: Scan, protocol: DwiProtocol, epi: EpiOptions, grid: Grid
+) -> dict[str, np.ndarray]:
+    """Return the image at b = 0 and the mean of the realigned others."""
+    directions = np.vstack([np.zeros((1, 3)), spread_directions(N_DIRECTIONS)])
+    bvals = np.array([0.0] + [protocol.bval_s_mm2] * N_DIRECTIONS)
+    poses, found = _motion(rng, len(bvals))
+    series, _ = dwi_series(
+        rng,
+        person,
+        seen,
+        poses,
+        bvals,
+        directions,
+        protocol,
+        epi,
+        eddy=draw_eddy(rng),
+        kurtosis=True,
+        grid=grid,
+    )
+    sd = noise_sd(series[..., 0], _log_uniform(rng, *NOISE))
+    repeats = max(1, round(rng.uniform(*N_DWI) / N_DIRECTIONS))
+    noisy = np.stack([_repeated(rng, series[..., v], sd, repeats) for v in range(1, len(bvals))], -1)
+    return {
+        "b0": rician(rng, series[..., 0], sd),
+        "dwi": realigned_mean(noisy, grid.vox2ras, found[1:]),
+    }
+
+
+def _repeated(rng: np.random.Generator, image: np.ndarray, sd: float, count: int) -> np.ndarray:
+    """Return the mean of some volumes that differ by their noise: its floor is that of one."""
+    return np.mean([rician(rng, image, sd) for _ in range(count)], 0)
+
+
+def _motion(rng: np.random.Generator, n_volumes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw poses, and what an estimate of them finds: the truth, or in some restless series nothing."""
+    is_lost = rng.random() < SHARE_FAILED
+    size = _log_uniform(rng, 1.0, 4.0) if is_lost else _log_uniform(rng, 0.1, 2.0)
+    poses = rest2volumes(draw_motion(rng, n_volumes, max_mm=size, max_deg=size / 2))
+    return poses, np.tile(np.eye(4), (n_volumes, 1, 1)) if is_lost else poses
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _height(grid: Grid) -> float:
+    return float(grid.shape[2] * grid.zooms[2])
 
 
 def _grid(
@@ -91,7 +172,7 @@ def _grid(
     """Draw a field of view that begins above the head and may end within the cerebellum."""
     size, thickness = rng.uniform(*plane_mm), rng.uniform(*slice_mm)
     zooms = np.array([size, size, thickness])
-    extent = np.array([rng.uniform(205, 235)] * 2 + [rng.uniform(108, 165)])
+    extent = np.array([rng.uniform(200, 235)] * 2 + [108 + 92 * rng.random() ** 1.2])
     shape = np.round(extent / zooms).astype(int)
     head = np.linalg.inv(person.scanner2template)
     middle = apply_affine(head, np.array([0.0, -18.0, 0.0]))

@@ -12,7 +12,7 @@ from pds_bids.phantom.fluctuations import BoldOptions, Modulation
 from pds_bids.phantom.head_motion import rest2volumes
 from pds_bids.phantom.person import Person, Scan
 from pds_bids.phantom.susceptibility import dropout, echo_shift
-from pds_bids.phantom.tissue import GREY, PROPERTIES
+from pds_bids.phantom.tissue import FLUID, GREY, PROPERTIES
 
 __all__ = ["BoldTruth", "bold_echoes", "bold_series", "signal_left"]
 
@@ -197,7 +197,10 @@ def _signal(
     person: Person, seen: Scan, protocol: contrast.BoldProtocol, pulse: int | None = None
 ) -> np.ndarray:
     """Return the gradient echo of all tissues, on the lattice."""
-    return seen.image(contrast.linearise(lambda p: contrast.bold_signal(p, protocol, pulse), person.tissue))
+    flowing = np.ones((len(person.tissue.base), len(PROPERTIES)))
+    flowing[list(FLUID), PROPERTIES.index("t1_ms")] = protocol.inflow
+    table = contrast.linearise(lambda p: contrast.bold_signal(p * flowing, protocol, pulse), person.tissue)
+    return seen.image(table)
 
 
 def _is_steady(person: Person, protocol: contrast.BoldProtocol, pulse: int) -> bool:

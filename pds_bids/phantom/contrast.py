@@ -45,12 +45,16 @@ class BoldProtocol:
         Repetition time, echo time, flip angle.
     field_t : float
         Field strength; T1 and T2* are scaled from 3 T.
+    inflow : float
+        Factor of the T1 of fluid in `pds_bids.phantom.bold`: pulsation brings in fresh spins, which no
+        pulse has saturated; 1: none.
     """
 
     tr_s: float = 2.0
     te_ms: float = 30.0
     flip_deg: float = 65.0
     field_t: float = 3.0
+    inflow: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ _FWHM_TO_SD, _BOX_SD = 0.42466, 0.28868
 _BLUR_T2S_S = 0.045
 # Narrower than this (voxels) a cell has no width over which its signal could be shared.
 _NARROW = 1e-6
+# Half axes of a head, and how far below its top its middle lies.
+_HEAD_MM, _HEAD_TOP_MM = (75.0, 95.0, 80.0), 85.0
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,14 @@ class EpiOptions:
         ``i``, ``i-``, ``j``, ``j-``: axis of the RAS+ array of the series. A field of ``+1 / readout_s`` Hz
         displaces signal by one voxel, upwards without the minus.
     psf_voxels : float
-        Full width of the point spread in plane, in voxels; 0: voxels are points.
+        Full width of the point spread in plane, in voxels; 0: voxels are points. K-space is kept to its
+        border, where a Gaussian of 0.7 voxels keeps two thirds and one of a voxel less than half.
     slice_thickness_mm : float, optional
         None: no gap between slices.
     field_strength : float
         Off-resonance relative to solid pockets of air; 0: a perfect shim, no dropout.
     coil : float
-        Strength of the receive field; 0: even.
+        Strength of the receive field: 1 as an array of loops receives it, 0 even.
     noise : float
         Standard deviation of the thermal noise, relative to the mean signal of the head; 0: none.
     oversampling : int
@@ -57,10 +60,10 @@ class EpiOptions:
 
     readout_s: float = 0.03
     phase_encoding: str = "j-"
-    psf_voxels: float = 1.0
+    psf_voxels: float = 0.7
     slice_thickness_mm: float | None = None
     field_strength: float = 0.8
-    coil: float = 1.0
+    coil: float = 0.4
     noise: float = 0.015
     oversampling: int = 2
 
@@ -271,29 +274,50 @@ class Readout:
         return readout_s * hz + place.reshape([-1 if j == axis else 1 for j in range(3)])
 
 
-def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 1.0) -> np.ndarray:
-    """Draw a receive field: brighter near the coil.
+def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> np.ndarray:
+    """Draw a receive field: the root of the sum of squares of an array of loops on a helmet.
+
+    A loop of radius a receives from the distance d in proportion to ``(a^2 + d^2)^(-3/2)``, the field that it
+    would make on its axis, so that small loops see the surface of a head much better than its middle.
+    Scanners undo part of that by a reference scan, or by none.
 
     Parameters
     ----------
     rng : Generator
         Source of randomness.
     grid : Grid
-        Grid of the scan.
+        Grid of the scan. The helmet lies about its middle, and where that is deeper, the middle of a head
+        that begins below the top of the grid.
     strength : float
-        Multiplies the logarithm; 0 is an even field.
+        Exponent of the field: 1 as the array receives it, 0 even.
 
     Returns
     -------
     ndarray
-        ``(X, Y, Z)`` float32 with a mean of about 1.
+        ``(X, Y, Z)`` float32 with a geometric mean of 1 within the head.
+
+    References
+    ----------
+    Roemer et al. 1990, doi:10.1002/mrm.1910160203.
     """
     points = grid.points()
-    centre = points.reshape(-1, 3).mean(0) + rng.normal(0, 8, 3)
-    radius2 = (((points - centre) / np.array([75.0, 95.0, 80.0])) ** 2).sum(-1)
-    broad = random_field(rng, grid.shape, grid.zooms, 70.0)[0]
-    log = rng.uniform(0.1, 0.35) * np.minimum(radius2, 2) - 0.1 + 0.06 * broad
-    return np.exp(strength * log).astype(np.float32)
+    centre = points.reshape(-1, 3).mean(0)
+    centre[2] = min(centre[2], points[..., 2].max() - _HEAD_TOP_MM)
+    points = (points - centre - rng.normal(0, [5, 6, 6])).astype(np.float32)
+    # Loops over the sphere but below and around the neck, by the golden angle.
+    height = np.linspace(0.95, -0.55, int(rng.integers(16, 33)))
+    turn = np.arange(len(height)) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
+    around = np.sqrt(1 - height**2)
+    loops = np.stack([around * np.cos(turn), around * np.sin(turn), height], 1)
+    # Heads lie on the loops at the back.
+    loops = loops * (np.array(_HEAD_MM) + rng.uniform(4, 20, 3)) + [0, rng.uniform(0, 10), 0]
+    radius2 = np.float32(rng.uniform(20, 50) ** 2)
+    power = np.zeros(grid.shape, np.float32)
+    for loop in loops.astype(np.float32):
+        power += (radius2 + ((points - loop) ** 2).sum(-1)) ** -3
+    log = 0.5 * np.log(power) + 0.06 * random_field(rng, grid.shape, grid.zooms, 70.0)[0]
+    inside = ((points / np.array(_HEAD_MM)) ** 2).sum(-1) < 1
+    return np.exp(strength * (log - log[inside].mean())).astype(np.float32)
 
 
 def noise_sd(image: np.ndarray, share: float) -> float:

@@ -54,7 +54,7 @@ def t1w_image(
     protocol: contrast.MprageProtocol | None = None,
     *,
     noise: float = 0.02,
-    coil: float = 1.0,
+    coil: float = 0.4,
 ) -> np.ndarray:
     """Simulate an MPRAGE image.
 

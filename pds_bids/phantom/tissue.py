@@ -70,7 +70,7 @@ PROPERTIES = ("pd", "t1_ms", "t2_ms", "t2s_ms", "md_um2_ms", "fa", "kurtosis")
 # below the literature in pallidum, putamen and nigra is iron.
 _RANGES: dict[Tissue, tuple[tuple[float, float], ...]] = {
     Tissue.CORTEX: (
-        (0.79, 0.86), (1250, 1600), (80, 98), (44, 60), (0.74, 0.86), (0.08, 0.18), (0.5, 0.8),
+        (0.79, 0.86), (1250, 1600), (80, 98), (44, 60), (0.68, 0.86), (0.08, 0.18), (0.5, 0.8),
     ),
     Tissue.LIMBIC: (
         (0.80, 0.87), (1300, 1650), (88, 108), (40, 58), (0.80, 0.96), (0.10, 0.20), (0.5, 0.8),
@@ -110,8 +110,8 @@ _RANGES: dict[Tissue, tuple[tuple[float, float], ...]] = {
         (0.68, 0.76), (850, 1100), (66, 82), (38, 50), (0.70, 0.84), (0.28, 0.44), (0.6, 1.0),
     ),
     Tissue.BONE: ((0.05, 0.15), (300, 600), (8, 25), (1, 4), (0.5, 0.9), (0.0, 0.1), (0.3, 0.6)),
-    # Fat is suppressed in EPI; what is seen of scalp and muscle is its water.
-    Tissue.SOFT: ((0.25, 0.50), (900, 1400), (32, 45), (14, 28), (1.0, 1.6), (0.05, 0.2), (0.3, 0.6)),
+    # Fat is suppressed in EPI; what is seen of scalp and muscle is their water, in the scalp the lesser part.
+    Tissue.SOFT: ((0.08, 0.35), (900, 1400), (30, 45), (10, 26), (1.0, 1.6), (0.05, 0.2), (0.3, 0.6)),
     Tissue.EYE: ((0.94, 1.0), (3200, 4200), (300, 900), (60, 200), (2.6, 3.1), (0.0, 0.05), (0.0, 0.1)),
 }  # fmt: skip
 

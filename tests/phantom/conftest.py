@@ -10,7 +10,7 @@ from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.tissues import Template
 from pds_bids.phantom.anatomy import ANATOMY_GRID, Anatomy, build_anatomies
 from pds_bids.phantom.moving_head import head_lattice
-from pds_bids.phantom.person import Person, Scan, draw_person, scan
+from pds_bids.phantom.person import Person, Scan, draw_person, scan, thinning
 
 MODEL_LIKE = Grid(
     (33, 39, 33), np.array([[6.0, 0, 0, -97], [0, 6.0, 0, -133], [0, 0, 6.0, -79], [0, 0, 0, 1]])
@@ -85,7 +85,13 @@ def atlas_template(fine_template: Template) -> Template:
 @pytest.fixture(scope="session")
 def person(anatomy: Anatomy) -> Person:
     """Somebody with that head."""
-    return draw_person(np.random.default_rng(1), anatomy)
+    # Grain as fine as the voxels would be blurred by every interpolation that a test compares with.
+    return replace(
+        draw_person(np.random.default_rng(1), anatomy),
+        vessels=0.0,
+        sharpness=0.0,
+        thinning=thinning(anatomy, 0.0),
+    )
 
 
 @pytest.fixture(scope="session")
