@@ -83,8 +83,8 @@ def _preprocess(config: RunConfig, preprocess: Callable[[RunConfig], int], n_pro
     if n_processes > 1:
         if not find_visits(config.output_dir, config.participant_label)[0]:
             raise UsageError(
-                f"{config.output_dir} holds no preprocessed people, and several processes cannot preprocess "
-                f"together; run `pds-bids {config.bids_dir} {config.output_dir} participant --synthesize both` first"
+                f"{config.output_dir} holds nobody preprocessed, and several processes cannot do it together; "
+                "run the same folders first with: participant --synthesize both"
             )
         return 0
     # The weights of the package: what is synthesised on the way is a by-product.

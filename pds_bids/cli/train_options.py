@@ -21,8 +21,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--training-data",
         choices=[member.value for member in TrainingData],
-        help="cohort: the people of BIDS_DIR who have both modalities, preprocessed when they are not yet; or "
-        "the derivatives themselves, if BIDS_DIR was written by this app; phantom: simulated people "
+        help="cohort: the people of BIDS_DIR who have both modalities, preprocessed if need be, or the "
+        "derivatives themselves if this app has written BIDS_DIR; phantom: simulated people "
         f"(default: {_default('training_data')})",
     )
     group.add_argument(
@@ -35,7 +35,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "--splits",
         type=_existing_file,
         metavar="FILE",
-        help="JSON with lists train, validation and test of people, such as the splits.json of an earlier "
+        help="JSON with lists train, validation and test of people, such as splits.json of an earlier "
         "training (default: drawn at random, by person)",
     )
 
@@ -69,8 +69,8 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--pass-size",
         type=int,
         metavar="N",
-        help="examples in memory at once; gradients of several passes, here and in other processes, are added "
-        f"to one update (default: {_default('pass_size')})",
+        help="examples in memory at once; gradients of several passes, in all processes, are "
+        f"added to one update (default: {_default('pass_size')})",
     )
     group.add_argument(
         "--learning-rate", type=float, metavar="RATE", help="peak (default: what suits the method)"
@@ -78,7 +78,8 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--precision",
         choices=[member.value for member in Precision],
-        help=f"of the passes through the networks; weights are always fp32 (default: {_default('precision')})",
+        help="of the passes through the networks; weights are always fp32 "
+        f"(default: {_default('precision')})",
     )
     group.add_argument(
         "--validate-every",
@@ -121,7 +122,7 @@ def _add_start(group: argparse._ArgumentGroup) -> None:
         "--perceptual-weights",
         type=_existing_file,
         metavar="FILE",
-        help="VGG16 weights for methods with a perceptual loss (default: an encoder of the same layout, trained "
+        help="VGG16 weights for methods with a perceptual loss (default: an encoder of that layout, trained "
         "on projections of the training split)",
     )
     group.add_argument(

@@ -41,6 +41,8 @@ SMALLEST_OVERLAP = 0.8
 # Shares of people that are held out, and the fewest people to train with.
 VALIDATION_SHARE, TEST_SHARE, FEWEST = 0.15, 0.2, 3
 CACHED_VISITS = 48
+# Visits of the validation split that errors and pictures are of.
+N_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def read_visit(visit: Visit) -> tuple[np.ndarray, np.ndarray]:
     if overlap < SMALLEST_OVERLAP:
         raise DataError(
             f"{visit.label}: brain masks of BOLD and DWI overlap by {overlap:.2f} (Dice), expected "
-            f"{SMALLEST_OVERLAP} or more; look at the report, and leave the person out with --participant-label"
+            f"{SMALLEST_OVERLAP} or more; look at the report of the registration"
         )
     named = zip((bold, dwi, b0), (visit.bold, visit.dwi, visit.b0), strict=True)
     return np.stack([scale_to_mean(image, mask, path.name)[0] for image, path in named]), mask
@@ -276,8 +278,8 @@ def load_cohort(
     if split is None and len(names) < FEWEST:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out[:10])
         raise NothingSelectedError(
-            f"{tree}: {len(names)} people have both modalities preprocessed, training needs {FEWEST} or more. "
-            f"Left out: {reasons or 'nobody, the folder holds no outputs'}"
+            f"{tree}: {len(names)} people have both modalities preprocessed, training needs {FEWEST} or "
+            f"more. Left out: {reasons or 'nobody, the folder holds no outputs'}"
         )
     if split is None:
         n_validation, n_test = (max(1, round(share * len(names))) for share in (VALIDATION_SHARE, TEST_SHARE))
@@ -290,11 +292,10 @@ def load_cohort(
     rows = [(label, part, "not in the split" * (part == "left out")) for label, part, _ in rows]
     rows += [(label, "left out", reason) for label, reason in left_out]
     write_tsv(record, ("visit", "part", "reason"), sorted(rows))
-    streams = [
+    train, validation, test = (
         CohortPairs([v for v in visits if v.participant in members], template, derive_seed(seed, part))
         for part, members in asdict(split).items()
-    ]
-    train = streams[0]
+    )
     known = [(diagnoses or {}).get(visit.participant, "") for visit in train.visits]
     description = {
         "data": f"{len(part_of)} people of a cohort ({len(visits)} visits), acquired images",
@@ -303,10 +304,12 @@ def load_cohort(
     LOGGER.info("%d visits to train on, %d left out, see %s", len(train), len(left_out), record)
     return People(
         split,
-        *streams,
-        template=template,
+        train,
+        validation,
+        test,
+        template,
         atlas_indices=range(len(train)),
-        n_validation=min(len(streams[1]), 8),
+        n_validation=min(len(validation), N_LOOKED_AT),
         description=description,
         groups=known if all(known) and len(set(known)) > 1 else (),
     )

@@ -1,4 +1,4 @@
-"""From pairs of people to the examples of every update: split by person, directions, dropout of inputs, mirror images."""
+"""From pairs of people to the examples of every update: split, directions, dropout of inputs, mirroring."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -247,8 +247,8 @@ class UpdateStream(IterableDataset):
         self.passes = range(rank, batch_size // pass_size, n_processes)
         if batch_size // pass_size % n_processes:
             raise UsageError(
-                f"a batch of {batch_size} in passes of {pass_size} cannot be shared by {n_processes} processes; "
-                f"set --batch-size to a multiple of {pass_size * n_processes}"
+                f"a batch of {batch_size} in passes of {pass_size} cannot be shared by {n_processes} "
+                f"processes; set --batch-size to a multiple of {pass_size * n_processes}"
             )
 
     def __len__(self) -> int:
@@ -274,8 +274,9 @@ class UpdateStream(IterableDataset):
 
 def loader(updates: UpdateStream, n_workers: int = 0) -> DataLoader:
     """Return the updates in their order, made here or ahead of time in other processes."""
-    ahead = {"num_workers": n_workers, "prefetch_factor": 4} if n_workers else {}
-    return DataLoader(updates, batch_size=None, **ahead)
+    if not n_workers:
+        return DataLoader(updates, batch_size=None)
+    return DataLoader(updates, batch_size=None, num_workers=n_workers, prefetch_factor=4)
 
 
 def collate(examples: Sequence[Example]) -> Example:

@@ -186,7 +186,9 @@ class Machine:
         backend = "nccl" if self.accelerator == "gpu" else "gloo"
         strategy = "auto" if is_alone else SummingStrategy(process_group_backend=backend)
         # Its own checkpoints on requeueing hold what ours do not, and the other way round.
-        slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not is_alone else None
+        slurm: list[Any] | None = (
+            [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not is_alone else None
+        )
         return lightning.Trainer(
             accelerator=self.accelerator,
             devices=self.n_devices,

@@ -52,7 +52,7 @@ LIMITS = [
     "For research; not for diagnosis.",
 ]
 PEOPLE_INSIDE = (
-    "baselines.safetensors holds 8-bit images, at 3 mm, of up to 12 people of the training split, for comparison "
+    "baselines.safetensors holds 8-bit images, at 3 mm, of up to 12 people of the training split, to compare "
     "with simple predictors. Take the file out before you share the bundle if they did not agree to that."
 )
 
@@ -248,7 +248,7 @@ def _length(
     examples: ExampleStream,
     path: Path,
 ) -> int:
-    """Return how many updates fit into a time; the number is kept, as a resumed training needs the same one."""
+    """Return how many updates fit into a time; kept, as a resumed training needs the same number."""
     if not path.exists():
         if machine.n_processes > 1:
             raise UsageError(
@@ -267,8 +267,8 @@ def _check_same(record: dict[str, Any], path: Path, *, is_resuming: bool) -> Non
     differing = sorted(name for name in record if stored.get(name) != record[name])
     if differing:
         raise UsageError(
-            f"{path.parent} holds a training that differs in {', '.join(differing)}; repeat its settings to go "
-            "on, or name another output folder"
+            f"{path.parent} holds a training that differs in {', '.join(differing)}; repeat its settings to "
+            "go on, or name another output folder"
         )
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from pds_bids.bids.write import replacing
+from pds_bids.exceptions import WeightsError
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.inference.bank import Bank
 from pds_bids.inference.prepare import Window
@@ -202,11 +204,13 @@ def give_aids(
         What was given, for the model card.
     """
     given = {}
+    # Which losses a method has is its own matter; not all of them compare with anything.
+    taker: Any = method
     if hasattr(method, "set_parcels"):
         atlas = people.template.atlas
         importance = parcel_weights(people, list(range(1, int(window.crop(atlas).max()) + 1)))
         parcels = torch.from_numpy(np.ascontiguousarray(window.crop(atlas))).long()
-        method.set_parcels(parcels.expand(len(CONTRASTS), -1, -1, -1), importance)
+        taker.set_parcels(parcels.expand(len(CONTRASTS), -1, -1, -1), importance)
         how = "uniform weights" if importance is None else "weights: Cohen's f between training diagnoses"
         given["parcels"] = f"{people.template.atlas_name}, {how}"
     if hasattr(method, "set_perceptual"):
@@ -214,7 +218,7 @@ def give_aids(
             method, people, window, folder / "encoder.safetensors", seed, weights, is_download_allowed,
             n_encoder_updates,
         )  # fmt: skip
-        method.set_perceptual(network)
+        taker.set_perceptual(network)
         given["perceptual"] = f"{origin}, SHA-256 {network.sha256}"
     return given
 
@@ -238,10 +242,17 @@ def _feature_network(
     if not path.exists():
         pairs = [people.train.pair(index) for index in people.atlas_indices[:ENCODER_PEOPLE]]
         volumes = np.concatenate([window.crop(pair.target * pair.mask) for pair in pairs])
-        state = train_projection_encoder(
-            torch.from_numpy(volumes), n_updates=n_updates, seed=derive_seed(seed, "encoder") % 2**63
-        )
+        state = _encoder(torch.from_numpy(volumes), n_updates, derive_seed(seed, "encoder"))
         with replacing(path) as scratch:
             scratch.write_bytes(safetensors_torch.save(state))
         LOGGER.info("encoder of projections trained on %d people: %s", len(pairs), path)
     return Perceptual.load(path, layers), "encoder trained on projections of the training split"
+
+
+def _encoder(volumes: Tensor, n_updates: int, seed: int) -> dict[str, Tensor]:
+    """Train an encoder; people who are much alike take longer."""
+    try:
+        return train_projection_encoder(volumes, n_updates=n_updates, seed=seed)
+    except WeightsError as error:
+        LOGGER.info("%s; four times as long", error)
+        return train_projection_encoder(volumes, n_updates=4 * n_updates, seed=seed)

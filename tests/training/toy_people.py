@@ -1,4 +1,4 @@
-"""People whose DWI is a known function of BOLD, and small methods; for tests and for processes that they start."""
+"""People whose DWI is a known function of BOLD, and small methods; also for processes that tests start."""
 
 from types import SimpleNamespace
 
