@@ -83,7 +83,7 @@ def _preprocess(config: RunConfig, preprocess: Callable[[RunConfig], int], n_pro
     if n_processes > 1:
         if not find_visits(config.output_dir, config.participant_label)[0]:
             raise UsageError(
-                f"{config.output_dir} holds nobody preprocessed, and several processes cannot do it together; "
+                f"{config.output_dir} holds nobody preprocessed; several processes cannot do it together: "
                 "run the same folders first with: participant --synthesize both"
             )
         return 0

@@ -178,7 +178,7 @@ def test_level_train_from_the_command_line(tree, tmp_path, monkeypatch):
 
 
 def test_raw_data_are_preprocessed_first(tmp_path, tree, monkeypatch):
-    """BIDS_DIR is no derivative: the level participant runs on it, both directions, with the default weights."""
+    """BIDS_DIR is no derivative: the level participant runs on it, in both directions."""
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
     (raw / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.10.0"}')
