@@ -113,7 +113,8 @@ def main(argv: list[str] | None = None) -> int:
     train(people, plan, arguments.runs / "default", bundle_dir, machine=Machine(n_workers=1))
     bundle = load_bundle(bundle_dir)
     figures = score_held_out(bundle, people.test, arguments.n_test)
-    command = f"python benchmarks/train_default.py --labels LABELS --cache CACHE --updates {arguments.updates}"
+    command = "python benchmarks/train_default.py --labels LABELS --cache CACHE"
+    command += f" --updates {arguments.updates}"
     training = bundle.card["training"] | {"command": command}
     card = bundle.card | {
         "training": training,

@@ -176,6 +176,11 @@ class Machine:
         self.n_workers = n_workers
 
     @property
+    def device_type(self) -> str:
+        """As torch calls it."""
+        return "cuda" if self.accelerator == "gpu" else "cpu"
+
+    @property
     def n_processes(self) -> int:
         """Processes that train together."""
         return self.n_devices * self.n_nodes

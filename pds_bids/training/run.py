@@ -174,7 +174,7 @@ def train(
         config = replace(config, n_updates=n_updates)
     _check_same(record, folder / "training.json", is_resuming=checkpoint.exists())
     write_json(folder / "training.json", record)
-    updater = Updater(method, config)
+    updater = Updater(method, config, machine.device_type)
     if checkpoint.exists():
         updater.resume(checkpoint)
         LOGGER.info("goes on after update %d of %d", updater.update_count, config.n_updates)
@@ -195,6 +195,8 @@ def train(
     fit(updater, updates, validation, folder, machine, loggers=loggers, has_progress_bar=has_progress_bar)
     if _rank() == 0:
         training = describe(people, config) | aids | {"wall_time_s": round(time.monotonic() - start)}
+        # Lightning has brought it back from the GPU.
+        updater.average.to(machine.device_type)
         export(updater, statistics, validation, bundle, training, window=window)
     return bundle
 
@@ -255,7 +257,7 @@ def _length(
                 "--max-minutes with several processes: they would not agree; use --max-updates, or find the "
                 f"number with one process first, which leaves it in {path}"
             )
-        n = updates_within(minutes * 60, method, config, examples)
+        n = updates_within(minutes * 60, method, config, examples, machine.device_type)
         write_json(path, {"n_updates": min(n, config.n_updates), "minutes": minutes})
     return int(json.loads(path.read_text())["n_updates"])
 

@@ -15,7 +15,13 @@ SHARE = 0.85
 N_TIMED = 2
 
 
-def updates_within(seconds: float, method: Method, config: TrainConfig, examples: ExampleStream) -> int:
+def updates_within(
+    seconds: float,
+    method: Method,
+    config: TrainConfig,
+    examples: ExampleStream,
+    device_type: str = "cpu",
+) -> int:
     """Return how many updates of all stages take about `seconds`, from a few of each stage.
 
     Parameters
@@ -28,6 +34,8 @@ def updates_within(seconds: float, method: Method, config: TrainConfig, examples
         Sizes of batch and pass.
     examples : ExampleStream
         Time to make examples counts.
+    device_type : str
+        Where to train: ``cpu`` or ``cuda``.
 
     Returns
     -------
@@ -41,9 +49,9 @@ def updates_within(seconds: float, method: Method, config: TrainConfig, examples
         pass_size=config.pass_size,
         precision=config.precision,
     )
-    trial = copy.deepcopy(method)
+    trial = copy.deepcopy(method).to(device_type)
     trial.stage_shares = (1 / n_stages,) * n_stages  # type: ignore[misc]
-    updater = Updater(trial, short)
+    updater = Updater(trial, short, device_type)
     updates = UpdateStream(examples, config.batch_size, config.pass_size, stop=short.n_updates)
     spent = []
     for _ in stage_ends(trial.stage_shares, short.n_updates):

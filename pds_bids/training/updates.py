@@ -39,6 +39,8 @@ class Updater:
         Trained in place.
     config : TrainConfig
         Schedule.
+    device_type : str
+        ``cpu`` or ``cuda``: where updates will be made; the method may be moved there later.
 
     Attributes
     ----------
@@ -50,7 +52,8 @@ class Updater:
         The one that the next update belongs to.
     """
 
-    def __init__(self, method: Method, config: TrainConfig) -> None:
+    def __init__(self, method: Method, config: TrainConfig, device_type: str = "cpu") -> None:
+        self.device_type = device_type
         self.config = config
         self.method = method.train()
         self.average = copy.deepcopy(method)
@@ -174,7 +177,7 @@ class Updater:
         }
         is_scaled = self.config.precision is Precision.FP16
         self.scalers = {
-            player: torch.amp.GradScaler(self.device.type, enabled=is_scaled) for player in self.optimizers
+            player: torch.amp.GradScaler(self.device_type, enabled=is_scaled) for player in self.optimizers
         }
 
     @torch.no_grad()

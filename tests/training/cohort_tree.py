@@ -74,8 +74,11 @@ def write_tree(tree, n_people):
     """Write a tree as this app does."""
     tree.mkdir(parents=True, exist_ok=True)
     description = {
-        "Name": "test", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "pds-bids"}]
-    }  # fmt: skip
+        "Name": "test",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "pds-bids"}],
+    }
     (tree / "dataset_description.json").write_text(json.dumps(description))
     for number in range(1, n_people + 1):
         write_person(tree, f"{number:02d}")
