@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_bids.cli.validate import gpu_is_visible
-from pds_bids.config import Device, RunConfig, Synthesize, TrainingData
+from pds_bids.config import METHODS, Device, RunConfig, Synthesize, TrainingData
 from pds_bids.exceptions import UsageError
 
 __all__ = ["run_training"]
@@ -41,6 +41,11 @@ def run_training(config: RunConfig, *, preprocess: Callable[[RunConfig], int]) -
     """
     if importlib.util.find_spec("lightning") is None:
         raise UsageError("the level train needs Lightning: pip install 'pds-bids[train]'")
+    from pds_bids.bids.dataset import check_output_dir  # late: pybids
+
+    check_output_dir(config.output_dir)
+    if config.dry_run or config.boilerplate_only:
+        return _show(config, preprocess)
     import torch  # late: seconds
 
     from pds_bids.training.module import Machine, processes_from_environment
@@ -76,19 +81,39 @@ def is_own_derivative(folder: Path) -> bool:
 
 def _preprocess(config: RunConfig, preprocess: Callable[[RunConfig], int], n_processes: int) -> int:
     """Run the level participant with both directions; what is done already is kept."""
-    from pds_bids.bids.dataset import check_output_dir  # late: pybids
-    from pds_bids.training.cohort import find_visits
-
-    check_output_dir(config.output_dir)
     if n_processes > 1:
+        from pds_bids.training.cohort import find_visits  # late: torch
+
         if not find_visits(config.output_dir, config.participant_label)[0]:
             raise UsageError(
                 f"{config.output_dir} holds nobody preprocessed; several processes cannot do it together: "
                 "run the same folders first with: participant --synthesize both"
             )
         return 0
+    return preprocess(_as_participants(config))
+
+
+def _as_participants(config: RunConfig) -> RunConfig:
     # The weights of the package: what is synthesised on the way is a by-product.
-    return preprocess(replace(config, synthesize=Synthesize.BOTH, method="unet", model_dir=None))
+    return replace(config, synthesize=Synthesize.BOTH, method=METHODS[0], model_dir=None)
+
+
+def _show(config: RunConfig, preprocess: Callable[[RunConfig], int]) -> int:
+    """Show what would be preprocessed, or who is there to train on; nothing is trained."""
+    if config.training_data is TrainingData.PHANTOM:
+        print(f"{config.method} would be trained on simulated people; nothing was computed.")
+        return 0
+    if not is_own_derivative(config.bids_dir):
+        return preprocess(_as_participants(config))
+    from pds_bids.training.cohort import find_visits  # late: torch
+
+    visits, left_out = find_visits(config.bids_dir, config.participant_label)
+    for visit in visits:
+        print(f"{visit.label}: both modalities")
+    for label, reason in left_out:
+        print(f"{label}: left out, {reason}")
+    print("Nothing was computed.")
+    return 0
 
 
 def _people(config: RunConfig, tree: Path, folder: Path) -> Any:

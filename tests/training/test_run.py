@@ -195,7 +195,14 @@ def test_raw_data_are_preprocessed_first(tmp_path, tree, monkeypatch):
     assert (calls[0].synthesize, calls[0].method, calls[0].model_dir) == ("both", "unet", None)
 
 
-def test_a_method_without_weights_says_how_to_get_them(tmp_path, tree, capsys):
+def test_a_dry_run_computes_nothing(tmp_path, tree, capsys):
+    command = [str(tree), str(tmp_path / "out"), "train", "--dry-run", "-w", str(tmp_path / "w")]
+    assert main([*command, "--participant-label", "02"]) == 0
+    assert capsys.readouterr().out == "sub-02: both modalities\nNothing was computed.\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_without_weights_says_how_to_get_them():
     from pds_bids.inference.card import default_model_dir, read_card
 
     with pytest.raises(WeightsError, match="train --method pds"):
