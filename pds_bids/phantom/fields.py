@@ -1,10 +1,14 @@
 """Smooth random fields: cubic B-splines through random control values."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["random_displacement", "random_field"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["random_displacement", "random_field", "random_field_on"]
 
 
 @lru_cache(maxsize=64)
@@ -46,12 +50,61 @@ def random_field(
     ndarray
         ``(count, X, Y, Z)`` float32.
     """
-    x, y, z = (_basis(n, float(zoom), float(spacing_mm)) for n, zoom in zip(shape, zooms_mm, strict=True))
-    control = rng.standard_normal((count, x.shape[1], y.shape[1], z.shape[1]), dtype=np.float32)
-    rows = control @ z.T
-    planes = np.matmul(y, rows)
-    volume = x @ planes.reshape(count, x.shape[1], -1)
-    return volume.reshape(count, *shape)
+    control, bases = _draw(rng, shape, zooms_mm, spacing_mm, count)
+    return _expand(control, *bases)
+
+
+def random_field_on(
+    device: "torch.device",
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    zooms_mm: tuple[float, float, float],
+    spacing_mm: float,
+    count: int = 1,
+) -> "torch.Tensor":
+    """Draw what `random_field` draws, and expand it on a device.
+
+    The control values come from the generator on the CPU, so that the same seed gives the same field on every
+    device, up to rounding.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the result lies.
+    rng, shape, zooms_mm, spacing_mm, count
+        As `random_field`.
+
+    Returns
+    -------
+    Tensor
+        ``(count, X, Y, Z)`` float32.
+    """
+    import torch
+
+    control, bases = _draw(rng, shape, zooms_mm, spacing_mm, count)
+    moved = [torch.from_numpy(array).to(device, non_blocking=True) for array in (control, *bases)]
+    field: torch.Tensor = _expand(*moved)
+    return field
+
+
+def _draw(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    zooms_mm: tuple[float, float, float],
+    spacing_mm: float,
+    count: int,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return control values ``(count, CX, CY, CZ)`` and the three bases."""
+    bases = [_basis(n, float(zoom), float(spacing_mm)) for n, zoom in zip(shape, zooms_mm, strict=True)]
+    control = rng.standard_normal((count, *(basis.shape[1] for basis in bases)), dtype=np.float32)
+    return control, bases
+
+
+def _expand(control, x, y, z):  # type: ignore[no-untyped-def]  # arrays or tensors alike
+    """Evaluate the splines at every voxel, ``(count, X, Y, Z)``."""
+    count = len(control)
+    planes = y @ (control @ z.T)
+    return (x @ planes.reshape(count, x.shape[1], -1)).reshape(count, len(x), len(y), len(z))
 
 
 def random_displacement(

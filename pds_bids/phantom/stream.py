@@ -1,75 +1,58 @@
-"""Endless pairs of degraded source and canonical target images on the model grid, for training."""
+"""Endless pairs of degraded source and canonical target images on the model grid, for training.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Control points of smooth fields, protocols and tissues are drawn on the CPU by generators with names of their
+own; everything of the size of an image is made on the stream's device.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.tissues import Template
-from pds_bids.modalities import CONTRASTS, Contrast
+from pds_bids.modalities import CONTRASTS
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
-from pds_bids.phantom.fields import random_displacement, random_field
+from pds_bids.phantom.fields import random_field_on
+from pds_bids.phantom.pair import (
+    PROTOCOL_NUMBERS,
+    SOURCE_CHANNELS,
+    TARGET_CHANNELS,
+    Pair,
+    template_channels,
+)
+from pds_bids.phantom.patients import Patient, Patients, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.susceptibility import dropout
-from pds_bids.phantom.tissue import LATENTS, Latent, Tissue, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
-__all__ = ["Pair", "PairStream", "template_channels"]
+__all__ = [
+    "PROTOCOL_NUMBERS",
+    "SOURCE_CHANNELS",
+    "TARGET_CHANNELS",
+    "Pair",
+    "PairStream",
+    "template_channels",
+]
 
 # Point spread of the canonical target (sigma, mm), about that of a 3 mm EPI.
 _TARGET_BLUR_MM = 1.4
 # Canonical strength of the susceptibility field relative to solid pockets of air, and slice thickness.
 _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One simulated person: what a scanner would have given, and what is to be predicted.
-
-    Parameters
-    ----------
-    source, target : ndarray
-        ``(3, X, Y, Z)`` float32 in the order of :class:`~pds_bids.modalities.Contrast`, in-brain mean 1, zero
-        outside the mask.
-    mask : ndarray
-        ``(X, Y, Z)`` bool, a brain mask with small errors.
-    template : ndarray
-        ``(4, X, Y, Z)`` float32, see `template_channels`; the same array for every pair.
-    name : str
-        The anatomy.
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    mask: np.ndarray
-    template: np.ndarray
-    name: str
-
-
-def template_channels(template: Template) -> np.ndarray:
-    """Return the template as network input.
-
-    Parameters
-    ----------
-    template : Template
-        On any grid.
-
-    Returns
-    -------
-    ndarray
-        ``(4, X, Y, Z)`` float32: grey matter, white matter, fluid, T1w divided by its in-brain mean; zero
-        outside the template's brain mask.
-    """
-    t1w = template.t1w / template.t1w[template.mask].mean()
-    maps = np.stack([template.gm, template.wm, template.csf, t1w]).astype(np.float32)
-    return maps * template.mask
+_MAX_FA = 0.85
+# What the removal of a bias field takes for one (sigma, mm).
+_BROAD_MM = 25.0
+_N_ACQUIRED = len(CONTRASTS)
 
 
 class PairStream:
-    """Random access to simulated pairs: the same index gives the same bits.
+    """Random access to simulated pairs: the same index gives the same person on every device.
+
+    On one device the bits are the same, too. Another device rounds otherwise, and draws other noise.
 
     Parameters
     ----------
@@ -81,6 +64,11 @@ class PairStream:
         On the grid of the pairs.
     random_contrast : float
         Share of pairs whose source has arbitrary intensities.
+    patients : float
+        Share of people with the effects of age and disease in the parcels of the template's atlas; all others
+        differ in atrophy only.
+    device : torch.device or str
+        Where pairs are made and lie.
 
     Raises
     ------
@@ -91,7 +79,14 @@ class PairStream:
     """
 
     def __init__(
-        self, anatomies: Sequence[Anatomy], seed: int, *, template: Template, random_contrast: float = 0.08
+        self,
+        anatomies: Sequence[Anatomy],
+        seed: int,
+        *,
+        template: Template,
+        random_contrast: float = 0.08,
+        patients: float = 0.3,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not anatomies:
             raise DataError("no anatomies to draw from")
@@ -101,29 +96,55 @@ class PairStream:
         self.grid = grid
         self.seed = seed
         self.random_contrast = random_contrast
-        self.template = template_channels(template)
+        self.patients = patients
+        self.device = torch.device(device)
+        self.template = self._on_device(template_channels(template))
+        self._clinic = Patients(template, self.device)
         # All work is done in the voxels near the brain, on a grid cropped to them.
         near = ndimage.binary_dilation(template.mask, iterations=max(1, round(6 / grid.zooms[0])))
-        margin = 2
-        self._box = tuple(
-            slice(max(0, int(i.min()) - margin), int(i.max()) + margin + 1) for i in np.nonzero(near)
-        )
-        self._near = near[self._box]
-        start = tuple(int(s.start) for s in self._box)
-        shape = tuple(int(n) for n in self._near.shape)
-        self._crop = grid.crop((start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
-        self._points = self._crop.points()[self._near].astype(np.float32)
-        self._template_mask = ndimage.gaussian_filter(template.mask.astype(np.float32), 0.6)[self._box][
-            self._near
-        ]
-        low, high = self._points.min(0) - 14, self._points.max(0) + 14
+        low = np.maximum(np.argwhere(near).min(0) - 2, 0)
+        high = np.minimum(np.argwhere(near).max(0) + 3, grid.shape)
+        self._box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        near = near[self._box]
+        x, y, z = (int(n) for n in low)
+        self._crop = grid.crop((x, y, z), near.shape)
+        self._voxels = torch.from_numpy(np.argwhere(near)).to(self.device)
+        self._rows = torch.from_numpy(np.flatnonzero(near)).to(self.device)
+        points = self._crop.points()[near].astype(np.float32)
+        self._points = self._on_device(points)
+        soft = ndimage.gaussian_filter(template.mask.astype(np.float32), 0.6)[self._box][near]
+        self._template_mask = self._on_device(soft)
+        low_mm, high_mm = points.min(0) - 14, points.max(0) + 14
         # Mirrored people must fit, too.
-        low[0], high[0] = min(low[0], -high[0]), max(high[0], -low[0])
-        self._samplers = [AnatomySampler(anatomy, low, high) for anatomy in anatomies]
+        low_mm[0], high_mm[0] = min(low_mm[0], -high_mm[0]), max(high_mm[0], -low_mm[0])
+        self._samplers = [AnatomySampler(anatomy, low_mm, high_mm, self.device) for anatomy in anatomies]
 
     def __len__(self) -> int:
         """Return the number of anatomies."""
         return len(self._samplers)
+
+    def pairs(self, indices: Sequence[int]) -> Pair:
+        """Simulate several pairs, each as `pair` would.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Which ones.
+
+        Returns
+        -------
+        Pair
+            Stacked along a new first dimension, the shared template excepted.
+        """
+        people = [self.pair(index) for index in indices]
+        return Pair(
+            torch.stack([person.source for person in people]),
+            torch.stack([person.target for person in people]),
+            torch.stack([person.mask for person in people]),
+            torch.stack([person.protocol for person in people]),
+            self.template,
+            ",".join(person.name for person in people),
+        )
 
     def pair(self, index: int) -> Pair:
         """Simulate one pair.
@@ -136,140 +157,235 @@ class PairStream:
         Returns
         -------
         Pair
-            New arrays, except for the shared template.
+            New tensors, except for the shared template.
         """
-        rng = np.random.default_rng(derive_seed(self.seed, "pair", index))
-        sampler = self._samplers[int(rng.integers(len(self._samplers)))]
-        fractions, maps = self._person(rng, sampler)
-        tissue = draw_tissue(rng, spread=1.2)
-        latents = self._latents(rng, maps)
-        plan = degrade.draw_acquisition(rng, self.random_contrast)
-        source, target = self._images(tissue, plan, fractions, latents)
+        sampler = self._samplers[int(self._rng(index, "anatomy").integers(len(self._samplers)))]
+        fractions, maps, patient = self._person(index, sampler)
+        tissue = draw_tissue(self._rng(index, "tissue"), spread=1.35)
+        latents = self._latents(index, maps)
+        plan = degrade.draw_acquisition(self._rng(index, "protocol"), self.random_contrast)
+        if patient:
+            latents[1:] += patient.latents
+        images = self._images(tissue, plan, fractions, latents)
+        n_source = len(SOURCE_CHANNELS)
+        source, target = images[:n_source], images[n_source : n_source + _N_ACQUIRED]
+        if patient:
+            level = patient.bold_level(fractions)
+            source[0] *= level
+            target[0] *= level
         gradient = maps["gradient_hz_mm"]
-        target[:, 0] *= dropout(gradient * _TARGET_DROPOUT, contrast.CANONICAL_BOLD.te_ms, _TARGET_SLICE_MM)
-        source[:, 0] *= dropout(gradient * plan.field_strength, plan.bold.te_ms, plan.slice_mm)
-        mask = self._mask(rng, maps["brain"])
-        target = self._blur(target, _TARGET_BLUR_MM)[self._near]
-        source = self._acquire(rng, plan, source, maps["field_hz"], mask)
+        target[0] *= _left(gradient * _TARGET_DROPOUT, contrast.CANONICAL_BOLD.te_ms, _TARGET_SLICE_MM)
+        source[0] *= _left(gradient * plan.field_strength, plan.bold.te_ms, plan.slice_mm)
+        mask = self._mask(index, maps["brain"])
+        fa, md = images[n_source + _N_ACQUIRED :]
+        target = self._canonical(target, fa, md, fractions)
+        source = self._acquire(index, plan, source, maps["field_hz"], mask)
+        if not plan.arbitrary:
+            mask &= self._bright(index, source, mask)
         return Pair(
-            self._finish(source, mask),
-            self._finish(target, mask),
-            self._full(mask),
+            self._full(_scaled(source, mask)),
+            self._full(torch.cat([_scaled(target[:_N_ACQUIRED], mask), target[_N_ACQUIRED:] * mask])),
+            self._full(mask[None])[0],
+            self._on_device(np.array(_protocol(plan))),
             self.template,
             sampler.name,
         )
 
-    def _person(
-        self, rng: np.random.Generator, sampler: AnatomySampler
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Deform, mirror and age one head; return fractions and maps at the points near the brain."""
-        points = self._points.copy()
-        if rng.random() < 0.5:
-            points[:, 0] *= -1
-        centre = np.array([0, -18, 8], np.float32)
-        linear = np.eye(3) + np.diag(rng.normal(0, 0.025, 3)) + rng.normal(0, 0.012, (3, 3))
-        points = (
-            (points - centre) @ linear.T.astype(np.float32)
-            + centre
-            + rng.normal(0, 0.8, 3).astype(np.float32)
-        )
-        shape, zooms = self._crop.shape, self._crop.zooms
-        for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
-            shift = random_displacement(rng, shape, zooms, sd_mm=sd_mm, spacing_mm=spacing_mm)
-            points += shift[self._near]
-        atrophy = rng.beta(1.2, 2.0)
-        points = sampler.follow(points, rng.uniform(0.3, 1.0), 3.0 * atrophy - 0.8)
-        fractions, maps = sampler.at(points)
-        _thin_cortex(fractions, rng.uniform(-0.35, 0.1) + 0.25 * atrophy)
-        return fractions, maps
+    def _rng(self, index: int, name: str) -> np.random.Generator:
+        """Return the generator of one thing of one pair."""
+        return np.random.default_rng(derive_seed(self.seed, "pair", index, name))
 
-    def _latents(self, rng: np.random.Generator, maps: dict[str, np.ndarray]) -> np.ndarray:
-        """Draw the latent fields at the points near the brain, ``(N, 6)`` float32; the first column is 1."""
-        fields = np.ones((len(self._points), 1 + len(LATENTS)), np.float32)
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        """Return a float32 tensor on the stream's device."""
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device, non_blocking=True)
+
+    def _field(self, rng: np.random.Generator, spacing_mm: float, count: int) -> Tensor:
+        """Draw smooth fields at the points near the brain, ``(count, N)``."""
         shape, zooms = self._crop.shape, self._crop.zooms
-        broad = random_field(rng, shape, zooms, 45.0, 3)
-        fine = random_field(rng, shape, zooms, 12.0, 4)
+        field = random_field_on(self.device, rng, shape, zooms, spacing_mm, count)
+        return field.flatten(1)[:, self._rows]
+
+    def _person(
+        self, index: int, sampler: AnatomySampler
+    ) -> tuple[Tensor, dict[str, Tensor], Patient | None]:
+        """Deform, mirror and age one head; return fractions, maps and illness near the brain."""
+        rng = self._rng(index, "shape")
+        mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1, 1])
+        centre = np.array([0, -18, 8])
+        linear = np.eye(3) + np.diag(rng.normal(0, 0.025, 3)) + rng.normal(0, 0.012, (3, 3))
+        shift = centre - linear @ centre + rng.normal(0, 0.8, 3)
+        points = self._points @ self._on_device((linear @ mirror).T) + self._on_device(shift)
+        for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
+            points += sd_mm * self._field(rng, spacing_mm, 3).T
+        atrophy, registered, thinning = rng.beta(1.2, 2.0), rng.uniform(0.3, 1.0), rng.uniform(-0.35, 0.1)
+        patient = None
+        if self._rng(index, "patient").random() < self.patients:
+            seed = derive_seed(self.seed, "pair", index, "effects")
+            in_template = points * self._on_device(np.diag(mirror))
+            patient = self._clinic.draw(seed, in_template)
+            atrophy = 0.25
+        growth_mm = 3.0 * atrophy - 0.8 + (patient.ventricle_mm if patient else 0.0)
+        fractions, maps = sampler.at_on(sampler.follow_on(points, registered, growth_mm))
+        fractions = _sharpened(fractions, rng.uniform(0.3, 1.0))
+        thin_cortex(fractions, thinning + 0.25 * atrophy)
+        if patient:
+            patient.shrink(fractions)
+        return fractions, maps, patient
+
+    def _latents(self, index: int, maps: dict[str, Tensor]) -> Tensor:
+        """Draw the latent fields at the points near the brain, ``(6, N)`` float32; the first row is 1."""
+        rng = self._rng(index, "latents")
+        fields = torch.ones((1 + len(LATENTS), len(self._points)), device=self.device)
+        broad, fine = self._field(rng, 45.0, 3), self._field(rng, 12.0, 4)
+        # Small vessels and the layers of the cortex.
+        finest = rng.uniform(0.0, 2.0) * self._field(rng, 5.0, 3)
         for latent in (Latent.IRON, Latent.MYELIN, Latent.WATER):
-            mean = rng.normal(0, 0.5)
-            fields[:, 1 + latent] = mean + (0.6 * broad[latent] + 0.7 * fine[latent])[self._near]
-        coherence = rng.uniform(0.8, 1.3)
-        fields[:, 1 + Latent.TRACT] = coherence * maps["tract"] + 0.25 * fine[3][self._near]
-        fields[:, 1 + Latent.NUCLEUS] = rng.uniform(0.6, 1.4) * maps["nuclei"]
+            fields[1 + latent] = (
+                rng.normal(0, 0.5) + 0.6 * broad[latent] + 0.7 * fine[latent] + finest[latent]
+            )
+        fields[1 + Latent.TRACT] = rng.uniform(0.8, 1.3) * maps["tract"] + 0.25 * fine[3]
+        fields[1 + Latent.NUCLEUS] = rng.uniform(0.6, 1.4) * maps["nuclei"]
         return fields
 
     def _images(
-        self, tissue: TissueProperties, plan: degrade.Acquisition, fractions: np.ndarray, latents: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the undistorted source and target at the points near the brain, ``(N, 3)`` each."""
-        tables = [
-            contrast.linearise(signal, tissue)
-            for bold, dwi in ((plan.bold, plan.dwi), (contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI))
-            for signal in contrast.signals(bold, dwi)
-        ]
-        for contrast_index, levels in plan.arbitrary.items():
-            tables[contrast_index] = np.zeros_like(tables[contrast_index])
-            tables[contrast_index][:, 0] = levels
-        weights = np.concatenate(tables, 1)  # (16, 6 images * 6 terms)
-        terms = (fractions @ weights).reshape(len(fractions), 2 * len(CONTRASTS), -1)
-        images = np.maximum(np.einsum("nit,nt->ni", terms, latents), 0)
-        return images[:, : len(CONTRASTS)], images[:, len(CONTRASTS) :]
+        self, tissue: TissueProperties, plan: degrade.Acquisition, fractions: Tensor, latents: Tensor
+    ) -> Tensor:
+        """Return undistorted images at the points near the brain, ``(9, N)``.
 
-    def _mask(self, rng: np.random.Generator, brain: np.ndarray) -> np.ndarray:
-        """Return a brain mask with small errors at the points near the brain."""
-        share = rng.uniform(0.2, 0.8)
-        wobble = random_field(rng, self._crop.shape, self._crop.zooms, 15.0)[0][self._near]
-        return share * self._template_mask + (1 - share) * brain + 0.05 * wobble > rng.uniform(0.4, 0.6)
+        Source, acquired part of the target, then FA and MD times the share of the voxel that is not air.
+        """
+        bold, *dwi = contrast.signals(plan.bold, plan.dwi)
+        flowing = np.ones((len(tissue.base), len(PROPERTIES)))
+        flowing[list(FLUID), PROPERTIES.index("t1_ms")] = plan.inflow
+        t1w = partial(contrast.t1w_signal, protocol=plan.t1w)
+        fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
+        signals: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+            lambda p: bold(p * flowing),
+            *dwi,
+            t1w,
+            *contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI),
+            lambda p: p[..., fa],
+            lambda p: p[..., md],
+        )
+        tables = [contrast.linearise(signal, tissue) for signal in signals]
+        for channel, levels in plan.arbitrary.items():
+            tables[channel] = np.zeros_like(tables[channel])
+            tables[channel][:, 0] = levels
+        weights = self._on_device(np.stack(tables).transpose(2, 0, 1))  # terms, images, tissues
+        images = weights[0] @ fractions.T
+        for term, latent in zip(weights[1:], latents[1:], strict=True):
+            images.addcmul_(term @ fractions.T, latent)
+        return images.clamp_(min=0)
+
+    def _canonical(self, images: Tensor, fa: Tensor, md: Tensor, fractions: Tensor) -> Tensor:
+        """Blur the target, ``(5, N)``.
+
+        FA and MD are those of the mean tensor of what the point spread covers, weighted by signal at b = 0,
+        as if the fibres in it had one direction.
+        """
+        share = fractions.sum(1).clamp(min=1e-3)
+        fa, md = (fa / share).clamp(0, _MAX_FA), md / share
+        # Of a cylindrical tensor: parallel MD (1 + 2 k), perpendicular MD (1 - k).
+        k = fa / (3 - 2 * fa**2).sqrt()
+        b0 = images[-1]
+        moments = self._blur(torch.cat([images, torch.stack([b0 * md, b0 * md * k])]), (_TARGET_BLUR_MM,) * 3)
+        moments = moments.flatten(1)[:, self._rows]
+        mean = moments[3] / moments[2].clamp(min=1e-6)
+        k = moments[4] / moments[3].clamp(min=1e-6)
+        return torch.cat([moments[:3], torch.stack([(3 * k**2 / (1 + 2 * k**2)).sqrt(), mean])])
+
+    def _mask(self, index: int, brain: Tensor) -> Tensor:
+        """Return a brain mask at the points near the brain, with small errors and a limited field of view.
+
+        The app's mask is that of the template where the image has signal; here the person's own brain counts,
+        too, for registration is not perfect.
+        """
+        rng = self._rng(index, "mask")
+        share, wobble = rng.uniform(0.4, 1.0), self._field(rng, 15.0, 1)[0]
+        level, depth_mm, slope = rng.uniform(0.4, 0.6), rng.uniform(0, 30), np.tan(rng.normal(0, 0.15))
+        mask = share * self._template_mask + (1 - share) * brain + 0.05 * wobble > level
+        if rng.random() < 0.6:
+            _, y, z = self._points.unbind(1)
+            mask &= z > z[mask].min() + depth_mm + slope * (y + 18)
+        return mask
+
+    def _bright(self, index: int, source: Tensor, mask: Tensor) -> Tensor:
+        """Return what a mask of the BOLD or b = 0 image keeps: all but dark places at the surface."""
+        rng = self._rng(index, "brightness")
+        channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.3, 0.6)
+        smooth = self._blur(torch.stack([source[channel], mask.float()]), (4.0, 4.0, 4.0))
+        image, depth = smooth.flatten(1)[:, self._rows]
+        bright = source[channel] > level * source[channel][mask].median()
+        return bright | (depth > 0.85) | (image > 0.9 * source[channel][mask].median())
 
     def _acquire(
-        self,
-        rng: np.random.Generator,
-        plan: degrade.Acquisition,
-        images: np.ndarray,
-        field_hz: np.ndarray,
-        mask: np.ndarray,
-    ) -> np.ndarray:
-        """Blur, displace, shade and add noise, ``(N, 3)``."""
-        field = self._scatter(field_hz[:, None])[..., 0]
-        acquired = np.empty_like(images)
-        groups = {"bold": (Contrast.BOLD,), "dwi": (Contrast.DWI, Contrast.B0)}
-        for name, members in groups.items():
-            channels = [CONTRASTS.index(member) for member in members]
-            settings = plan.degradations[name]
-            blurred = self._blur(images[:, channels], settings.blur_mm)
-            moved = degrade.displace(rng, blurred, field, self._crop, self._near, settings)
-            shading = degrade.shading(rng, self._crop, settings.bias_sd, len(channels))[self._near]
-            moved *= shading
-            scale = moved[mask].mean(0)
-            moved += rng.standard_normal(moved.shape, dtype=np.float32) * (settings.noise * scale)
-            acquired[:, channels] = np.abs(moved)
+        self, index: int, plan: degrade.Acquisition, images: Tensor, field_hz: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Blur, add noise, displace and shade, ``(4, N)``."""
+        field = self._scatter(field_hz[None])[0]
+        generator = torch.Generator(self.device).manual_seed(derive_seed(self.seed, "pair", index, "noise"))
+        acquired = torch.empty_like(images)
+        for name, members in degrade.GROUPS.items():
+            settings, channels = plan.degradations[name], list(members)
+            rng = self._rng(index, name)
+            clean = images[channels]
+            noise = settings.noise * clean[:, mask].mean(1).max()
+            # Mean magnitude of a signal in complex noise, to a few percent.
+            mean = (clean**2 + torch.pi / 2 * noise**2).sqrt()
+            blurred = degrade.blur(self._scatter(mean), settings.sigma_mm, self.grid.zooms[0])
+            white = torch.randn(blurred.shape, generator=generator, device=self.device)
+            blurred += white * (noise / self._on_device(np.sqrt(settings.volumes)))[:, None, None, None]
+            moved = degrade.displace(rng, blurred, field, self._crop, self._voxels, settings)
+            moved *= degrade.shading(rng, self._voxels, self._crop, settings.bias_sd, len(channels))
+            # The bias field of a series is that of its last image: BOLD, or b = 0.
+            acquired[channels] = moved.abs() / self._broad(moved[-1], mask) ** settings.flattened
         return acquired
 
-    def _scatter(self, values: np.ndarray) -> np.ndarray:
-        """Put ``(N, C)`` values near the brain onto the cropped grid, ``(X, Y, Z, C)``."""
-        volume = np.zeros((*self._near.shape, values.shape[1]), np.float32)
-        volume[self._near] = values
+    def _broad(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return what is broad in an image ``(N,)``, relative to its mean."""
+        moments = self._blur(torch.stack([image * mask, mask.float()]), (_BROAD_MM,) * 3)
+        image, weight = moments.flatten(1)[:, self._rows]
+        broad = image / weight.clamp(min=1e-3)
+        return (broad / broad[mask].mean()).clamp(0.5, 2)
+
+    def _scatter(self, values: Tensor) -> Tensor:
+        """Put ``(C, N)`` values near the brain onto the cropped grid, ``(C, X, Y, Z)``."""
+        volume = values.new_zeros((len(values), *self._crop.shape))
+        volume.flatten(1)[:, self._rows] = values
         return volume
 
-    def _blur(self, values: np.ndarray, sigma_mm: float) -> np.ndarray:
-        """Smooth ``(N, C)`` values near the brain; returns ``(X, Y, Z, C)``."""
-        sigma = sigma_mm / self.grid.zooms[0]
-        return ndimage.gaussian_filter(self._scatter(values), (sigma, sigma, sigma, 0), truncate=3.0)
+    def _blur(self, values: Tensor, sigma_mm: tuple[float, float, float]) -> Tensor:
+        """Smooth ``(C, N)`` values near the brain; returns ``(C, X, Y, Z)``."""
+        volume = self._scatter(values)
+        return degrade.blur(volume, np.tile(sigma_mm, (len(volume), 1)), self.grid.zooms[0])
 
-    def _full(self, values: np.ndarray) -> np.ndarray:
-        """Put ``(N,)`` values near the brain onto the whole grid."""
-        volume = np.zeros(self.grid.shape, values.dtype)
-        volume[self._box][self._near] = values
+    def _full(self, values: Tensor) -> Tensor:
+        """Put ``(C, N)`` values near the brain onto the whole grid."""
+        volume = values.new_zeros((len(values), *self.grid.shape))
+        volume[(slice(None), *self._box)] = self._scatter(values)
         return volume
 
-    def _finish(self, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Divide by the in-brain mean, mask, and put onto the whole grid, ``(3, X, Y, Z)`` float32."""
-        scaled = np.where(mask[:, None], values / values[mask].mean(0, dtype=np.float64), 0)
-        return np.stack([self._full(column.astype(np.float32)) for column in scaled.T])
+
+def _scaled(values: Tensor, mask: Tensor) -> Tensor:
+    """Divide ``(C, N)`` by the in-brain mean and mask."""
+    return values / values[:, mask].mean(1, dtype=torch.float64).float()[:, None] * mask
 
 
-def _thin_cortex(fractions: np.ndarray, share: float) -> None:
-    """Turn a share of the cortex that borders on fluid into fluid, or the reverse if negative; in place."""
-    cortex, fluid = fractions[:, Tissue.CORTEX], fractions[:, Tissue.CSF]
-    lost = share * (cortex * np.minimum(3 * fluid, 1) if share > 0 else fluid * np.minimum(3 * cortex, 1))
-    fractions[:, Tissue.CORTEX] -= lost
-    fractions[:, Tissue.CSF] += lost
+def _sharpened(fractions: Tensor, share: float) -> Tensor:
+    """Undo some of the averaging over the anatomy's 2 mm voxels: what is much of a voxel grows."""
+    squares = fractions**2
+    total = fractions.sum(1, keepdim=True)
+    return fractions + share * (squares * (total / squares.sum(1, keepdim=True).clamp(min=1e-6)) - fractions)
+
+
+def _left(gradient_hz_mm: Tensor, te_ms: float, thickness_mm: float) -> Tensor:
+    """Return what `pds_bids.phantom.susceptibility.dropout` does, of a tensor."""
+    return (-((torch.pi * thickness_mm * te_ms / 1000 * gradient_hz_mm) ** 2) / 6).exp()
+
+
+def _protocol(plan: degrade.Acquisition) -> tuple[float, ...]:
+    """Return `PROTOCOL_NUMBERS` of an acquisition."""
+    if plan.arbitrary:
+        return (0.0,) * len(PROTOCOL_NUMBERS)
+    bold, dwi = plan.bold, plan.dwi
+    return (bold.tr_s, bold.te_ms, bold.flip_deg, dwi.tr_s, dwi.te_ms, dwi.bval_s_mm2, bold.field_t)

@@ -19,10 +19,10 @@ from pds_bids.exceptions import DataError, NothingSelectedError, UsageError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.prepare import scale_to_mean
 from pds_bids.modalities import Modality
-from pds_bids.phantom.stream import Pair, template_channels
+from pds_bids.phantom.stream import template_channels
 from pds_bids.seeds import derive_seed
 from pds_bids.template import MODEL_GRID, Template
-from pds_bids.training.data import Split, split_subjects
+from pds_bids.training.data import ContrastPair, Split, split_subjects
 from pds_bids.training.people import People
 
 __all__ = ["CohortPairs", "Visit", "find_visits", "load_cohort", "read_diagnoses"]
@@ -176,11 +176,11 @@ class CohortPairs:
         rng = np.random.default_rng(derive_seed(self.seed, "round", turn))
         return self.visits[int(rng.permutation(len(self.visits))[place])]
 
-    def pair(self, index: int) -> Pair:
+    def pair(self, index: int) -> ContrastPair:
         """Return pair number `index`: the acquired images are both source and target."""
         visit = self.visit(index)
         images, mask = self._read(visit)
-        return Pair(images, images, mask, self.template, visit.label)
+        return ContrastPair(images, images, mask, self.template, visit.label)
 
 
 def read_visit(visit: Visit) -> tuple[np.ndarray, np.ndarray]:

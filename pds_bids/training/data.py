@@ -16,11 +16,13 @@ from pds_bids.exceptions import UsageError
 from pds_bids.inference.prepare import Window, scale_template, scale_to_mean
 from pds_bids.methods import Batch
 from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
-from pds_bids.phantom.stream import Pair
+from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 
 __all__ = [
     "Augmentation",
+    "ContrastPair",
+    "ContrastPairs",
     "ExampleStream",
     "PairSource",
     "Split",
@@ -35,11 +37,56 @@ __all__ = [
 Example = dict[str, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class ContrastPair:
+    """The acquired contrasts of one simulated person as arrays.
+
+    Parameters
+    ----------
+    source, target : ndarray
+        ``(3, X, Y, Z)`` float32 in the order of :class:`~pds_bids.modalities.Contrast`, in-brain mean 1, zero
+        outside the mask.
+    mask : ndarray
+        ``(X, Y, Z)`` bool.
+    template : ndarray
+        ``(4, X, Y, Z)`` float32.
+    name : str
+        The anatomy.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+    template: np.ndarray
+    name: str
+
+
 class PairSource(Protocol):
     """Anything that makes the i-th pair, always the same one for the same index."""
 
-    def pair(self, index: int) -> Pair:
+    def pair(self, index: int) -> ContrastPair:
         """Return pair number `index`."""
+
+
+class ContrastPairs:
+    """Pairs of a stream without T1w, FA, MD and protocol.
+
+    Parameters
+    ----------
+    stream : PairStream
+        Simulated people, on any device.
+    """
+
+    def __init__(self, stream: PairStream) -> None:
+        self.stream = stream
+
+    def pair(self, index: int) -> ContrastPair:
+        """Return pair number `index`."""
+        pair = self.stream.pair(index)
+        acquired = slice(len(CONTRASTS))
+        tensors = (pair.source[acquired], pair.target[acquired], pair.mask, pair.template)
+        source, target, mask, template = (tensor.cpu().numpy() for tensor in tensors)
+        return ContrastPair(source, target, mask, template, pair.name)
 
 
 @dataclass(frozen=True)
@@ -129,12 +176,14 @@ class Augmentation:
     p_mirror: float = 0.5
 
 
-def make_example(pair: Pair, window: Window, direction: Direction, drop: Sequence[Contrast] = ()) -> Example:
+def make_example(
+    pair: ContrastPair, window: Window, direction: Direction, drop: Sequence[Contrast] = ()
+) -> Example:
     """Cut, mask and scale a pair for one direction.
 
     Parameters
     ----------
-    pair : Pair
+    pair : ContrastPair
         Simulated person.
     window : Window
         What the network sees.

@@ -10,7 +10,7 @@ from pds_bids.phantom.anatomy import build_anatomies
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 from pds_bids.template import MODEL_GRID, RES02_GRID, get_template, load_template
-from pds_bids.training.data import Split, split_subjects
+from pds_bids.training.data import ContrastPairs, Split, split_subjects
 from pds_bids.training.people import People
 
 __all__ = ["load_phantoms"]
@@ -63,7 +63,9 @@ def load_phantoms(
     elif split is None:
         split = split_subjects(list(anatomies), seed)
     train, validation, test = (
-        PairStream([anatomies[name] for name in names], derive_seed(seed, part), template=template)
+        ContrastPairs(
+            PairStream([anatomies[name] for name in names], derive_seed(seed, part), template=template)
+        )
         for part, names in asdict(split).items()
     )
     key = f"{__version__} {seed} {sorted(anatomies)}"

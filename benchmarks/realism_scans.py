@@ -1,0 +1,99 @@
+"""Real means for `realism.py`: as acquired, and on the model grid after this app's preprocessing."""
+
+from pathlib import Path
+
+import numpy as np
+from realism_figures import Look
+from registration_cases import find_scans
+
+from pds_bids.imaging.bold import check_series, detect_non_steady_state, reference_volume
+from pds_bids.imaging.dwi import check_gradients, fsl_to_ras_bvecs
+from pds_bids.imaging.grid import Grid, resample
+from pds_bids.imaging.intensity import n4_bias
+from pds_bids.imaging.masks import rough_brain_mask
+from pds_bids.imaging.motion import estimate_dwi_motion, estimate_motion, realigned_mean
+from pds_bids.imaging.registration import agreed_mask, mask_in_native, register_epi_to_template
+from pds_bids.imaging.tissues import Template
+from pds_bids.interfaces.images import load, stored_affine
+from pds_bids.modalities import Contrast
+
+__all__ = ["real_looks", "tissue_maps"]
+
+
+def tissue_maps(template: Template) -> np.ndarray:
+    """Return grey matter, white matter, fluid and pallidum of the template, ``(4, X, Y, Z)`` float32."""
+    pallidum = [index for index, name in template.atlas_labels.items() if name.startswith("Pallidum")]
+    maps = (template.gm, template.wm, template.csf, np.isin(template.atlas, pallidum))
+    return np.stack(maps).astype(np.float32)
+
+
+def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[str, list[Look]]:
+    """Prepare every BOLD and DWI series of BIDS folders, kept in `cache`.
+
+    Returns
+    -------
+    dict
+        ``native``: the mean of the realigned volumes as acquired; ``model``: on the template's grid, without
+        its bias field.
+    """
+    looks: dict[str, list[Look]] = {"native": [], "model": []}
+    maps = tissue_maps(template)
+    for name, kind, path in find_scans(datasets):
+        if kind == "T1w":
+            continue
+        kept = cache / f"{name}.npz"
+        if not kept.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, allow_pickle=False, **_prepare(kind, path, template, maps))
+        with np.load(kept) as stored:
+            images = {key: stored[key] for key in ("bold", "b0", "dwi") if key in stored}
+            for contrast, image in images.items():
+                grid = Grid(image.shape, stored["vox2ras"])
+                look = Look(name, contrast, image, stored["rough"], stored["tissues"], grid)
+                looks["native"].append(look)
+                on_model, mask = stored[f"model_{contrast}"], stored["model_mask"]
+                looks["model"].append(Look(name, contrast, on_model, mask, maps, template.grid))
+    return looks
+
+
+def _prepare(kind: str, path: Path, template: Template, maps: np.ndarray) -> dict[str, np.ndarray]:
+    """Average, mask, correct and register one series, as the app does."""
+    means, grid = _means(kind, path)
+    first = means[kind]
+    rough = rough_brain_mask(first, grid)
+    bias = n4_bias(first, grid, rough)
+    found = register_epi_to_template(first / bias, rough, grid, template, Contrast(kind))
+    mask = agreed_mask(rough, grid, mask_in_native(found, template))
+    points = found.template2native.points
+    model_mask = template.mask & (resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5)
+    back = found.native2template.points
+    tissues = np.stack([resample(m, template.grid.vox2ras, back, order=1) for m in maps])
+    result = {"vox2ras": grid.vox2ras, "rough": rough, "tissues": tissues, "model_mask": model_mask}
+    for contrast, image in means.items():
+        on_model = resample(image / bias, grid.vox2ras, points, order=1)
+        scale = on_model[model_mask].mean()
+        result |= {contrast: image, f"model_{contrast}": np.where(model_mask, on_model / scale, 0)}
+    return result
+
+
+def _means(kind: str, path: Path) -> tuple[dict[str, np.ndarray], Grid]:
+    """Return the means of the realigned volumes: BOLD, or b = 0 and b > 0."""
+    data, grid = load(path)
+    check_series(data, name=path.name)
+    if kind == "bold":
+        n_dummy = detect_non_steady_state(data)
+        reference = reference_volume(data, n_dummy, grid.vox2ras)
+        motion = estimate_motion(data, grid.vox2ras, reference)
+        kept = range(n_dummy, data.shape[3])
+        return {"bold": realigned_mean(data, grid.vox2ras, motion.ref2volume, kept)}, grid
+    stem = path.name.split(".")[0]
+    bvals, bvecs = (np.loadtxt(path.with_name(f"{stem}.{end}")) for end in ("bval", "bvec"))
+    vox2ras, shape = stored_affine(path)
+    table = check_gradients(shape[3], bvals, bvecs, name=path.name)
+    table = check_gradients(shape[3], table.bvals, fsl_to_ras_bvecs(table.bvecs, vox2ras))
+    motion = estimate_dwi_motion(data, grid.vox2ras, table)
+    weighted = [v for v in range(data.shape[3]) if v not in set(table.b0_volumes)]
+    volumes = {"b0": table.b0_volumes, "dwi": weighted}
+    return {
+        name: realigned_mean(data, grid.vox2ras, motion.ref2volume, which) for name, which in volumes.items()
+    }, grid
