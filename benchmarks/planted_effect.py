@@ -10,11 +10,11 @@ no preprocessing, so that nothing but the generator is tested. Measures, for eve
 each relative to the median over all parcels of the person, both sides averaged, and ``coupling``: mean
 correlation of the parcels of each network. Two groups are compared by Welch's t test, corrected for all
 tests by Holm's method. The same measurements are compared after shuffling the diagnoses, once as
-``pds-bids-phantom --shuffle-labels`` writes them and many times at random. "Planted" is the same comparison of
-the truth: noiseless maps at rest (MD without the free water that atrophy brings), and drawn amplitudes and
+``pds-bids-phantom --shuffle-labels`` writes them and many times at random. "Planted" is the same comparison
+of the truth: noiseless maps at rest (MD without the free water that atrophy brings), and drawn amplitudes and
 couplings.
 
-python benchmarks/planted_effect.py                      36 people, about 5 minutes of CPU
+python benchmarks/planted_effect.py                      36 people, about 3.5 minutes of CPU
 python benchmarks/planted_effect.py --participants 60 --out DIR
 """
 
@@ -53,7 +53,7 @@ def fit_tensor(folder: Path, name: str, mask: np.ndarray) -> tuple[np.ndarray, n
     bvals = np.loadtxt(folder / f"{name}_dwi.bval")
     # FSL's vectors follow the stored axes, of which the first runs to the left.
     bvecs = np.loadtxt(folder / f"{name}_dwi.bvec").T * [-1, 1, 1]
-    fit = TensorModel(gradient_table(bvals / 1000, bvecs=bvecs), fit_method="WLS").fit(series, mask)
+    fit = TensorModel(gradient_table(bvals / 1000, bvecs=bvecs), fit_method="WLS").fit(series, mask=mask)
     return fit.md, fit.fa
 
 

@@ -59,32 +59,44 @@ def _ours(case: Case) -> Callable[[], np.ndarray]:
     return run
 
 
-def _greedy(case: Case) -> Callable[[], np.ndarray]:
-    from pds_bids.imaging import greedy
-    from pds_bids.imaging.greedy import GreedyImage
-    from pds_bids.imaging.grid import Grid
+def _greedy(*, both_ways: bool) -> Callable[[Case], Callable[[], np.ndarray]]:
+    """Run greedy near its defaults; `both_ways`: with the inverse, which it takes as long for again."""
 
-    fixed = GreedyImage(case["fixed"], Grid(case["fixed"].shape, case["fixed_vox2ras"]))
-    moving = GreedyImage(case["moving"], Grid(case["moving"].shape, case["native_vox2ras"]))
-    start = np.eye(4)
-    start[:3, 3] = _centre(case["moving"], case["native_vox2ras"]) - _centre(
-        case["fixed"], case["fixed_vox2ras"]
-    )
+    def prepare(case: Case) -> Callable[[], np.ndarray]:
+        import picsl_greedy
+        import SimpleITK as sitk
 
-    def run() -> np.ndarray:
-        matrix = greedy.affine(fixed, moving, start, dof=12, metric="NMI", schedule="100x50x10", nthreads=1)
-        there, _ = greedy.deformable(
-            fixed,
-            moving,
-            matrix,
-            metric="NCC 2x2x2",
-            schedule="100x50x10",
-            smoothing_vox=(1.732, 0.707),
-            nthreads=1,
+        from pds_bids.imaging import greedy
+        from pds_bids.imaging.greedy import GreedyImage, to_sitk
+        from pds_bids.imaging.grid import Grid, PointMap
+
+        grid = Grid(case["fixed"].shape, case["fixed_vox2ras"])
+        native = Grid(case["moving"].shape, case["native_vox2ras"])
+        fixed, moving = GreedyImage(case["fixed"], grid), GreedyImage(case["moving"], native)
+        start = np.eye(4)
+        start[:3, 3] = _centre(case["moving"], native.vox2ras) - _centre(case["fixed"], grid.vox2ras)
+        command = (
+            "-d 3 -i fixed moving -o warp -m NCC 2x2x2 -n 100x50x10 -s 1.732vox 0.707vox -V 0 -threads 1"
         )
-        return there.points
 
-    return run
+        def run() -> np.ndarray:
+            matrix = greedy.affine(
+                fixed, moving, start, dof=12, metric="NMI", schedule="100x50x10", nthreads=1
+            )
+            seen = Grid(native.shape, np.linalg.inv(matrix) @ native.vox2ras)
+            engine = picsl_greedy.Greedy3D()
+            images = {"fixed": to_sitk(fixed.data, grid), "moving": to_sitk(moving.data, seen), "warp": None}
+            if both_ways:
+                engine.execute(f"{command} -oinv unwarp", **images, unwarp=None)
+            else:
+                engine.execute(command, **images)
+            lps = np.moveaxis(sitk.GetArrayFromImage(engine["warp"]).astype(float), (0, 1, 2), (2, 1, 0))
+            there = grid.points() + lps * (-1, -1, 1)
+            return PointMap(grid, there.astype(np.float32)).then(matrix).points
+
+        return run
+
+    return prepare
 
 
 def _centre(image: np.ndarray, vox2ras: np.ndarray) -> np.ndarray:
@@ -211,7 +223,8 @@ def _ants(kind: str) -> Callable[[Case], Callable[[], np.ndarray]]:
 
 TOOLS: dict[str, Callable[[Case], Callable[[], np.ndarray]]] = {
     "pds-bids": _ours,
-    "picsl-greedy affine NMI + NCC": _greedy,
+    "picsl-greedy affine NMI + NCC": _greedy(both_ways=True),
+    "picsl-greedy, one way only": _greedy(both_ways=False),
     "SimpleITK affine MI + demons": _simpleitk,
     "dipy affine MI + SyN CC": _dipy,
     "ANTs SyNQuick": _ants("antsRegistrationSyNQuick[s]"),

@@ -1,6 +1,6 @@
 """Registration of simulated heads whose way to the template is known, against peers.
 
-One virtual person, built from the template's tissue maps, is moved, scaled and bent smoothly, then scanned as
+Virtual persons, built from the template's tissue maps, are moved, scaled and bent smoothly, then scanned as
 T1w image, mean BOLD and b0, with coil shading, noise and dropout. Every tool registers it to the template, in
 a process of its own, one thread. Scored: overlap of grey and of white matter after warping, and how far
 points of the brain land from where they should. "truth" warps by the known map, and is the ceiling.
@@ -9,6 +9,7 @@ The peers get the brain cut out along the true mask and an image of the template
 flatters them; pds-bids gets the whole T1w head, and for EPI the mask that it makes itself.
 
     python benchmarks/registration_warp.py OUT [--peers-python PYTHON] [--cases T1w,bold] [--tools pds-bids]
+        [--seeds 0,1,2]
 """
 
 import argparse
@@ -60,7 +61,7 @@ def run(
     *,
     cases: tuple[str, ...] = CASES,
     tools: tuple[str, ...] = tuple(TOOLS),
-    seed: int = 0,
+    seeds: tuple[int, ...] = (0,),
 ) -> list[dict]:
     """Run every tool on every case.
 
@@ -72,21 +73,36 @@ def run(
         Interpreter of an environment with antspyx; None: without ANTs.
     cases, tools : tuple of str
         What to run.
-    seed : int
-        Of the person.
+    seeds : tuple of int
+        Of the persons.
 
     Returns
     -------
     list of dict
-        ``step``, ``tool``, ``case``, ``dice`` (grey matter), ``wm_dice``, ``ceiling`` (grey matter by the
-        known map), ``error`` (mean distance in the brain), ``unit`` (of it), ``cpu_s``, ``wall_s``,
-        ``peak_mb``; ``failed`` where a tool did.
+        One of every tool, case and person: ``step``, ``tool``, ``case``, ``seed``, ``dice`` (grey matter),
+        ``wm_dice``, ``ceiling`` (grey matter by the known map), ``error`` (mean distance in the brain),
+        ``unit`` (of it), ``cpu_s``, ``wall_s``, ``peak_mb``; ``failed`` where a tool did.
     """
     out_dir = Path(out_dir).resolve()
     out_dir.mkdir(parents=True, exist_ok=True)
     files = get_template(out_dir / "template")
     # The lattice that the app registers on.
     fine = load_template(files, RES02_GRID)
+    rows = []
+    for seed in seeds:
+        rows += _run_person(fine, out_dir, peers_python, cases, tools, seed)
+    return rows
+
+
+def _run_person(
+    fine: Template,
+    out_dir: Path,
+    peers_python: str | None,
+    cases: tuple[str, ...],
+    tools: tuple[str, ...],
+    seed: int,
+) -> list[dict]:
+    """Run every tool on every case of one person."""
     person = _person(fine, out_dir, seed)
     rows = []
     for kind in cases:
@@ -105,7 +121,21 @@ def run(
             scores = score(np.load(result)) if "failed" not in cost else dict.fromkeys(ceiling, float("nan"))
             rows.append(_row(tool, kind, scores, ceiling, cost))
             print(markdown(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    return rows
+    return [row | {"seed": seed} for row in rows]
+
+
+def means(rows: list[dict]) -> list[dict]:
+    """Average over persons; a tool that failed once stays failed."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["case"], row["tool"]), []).append(row)
+    figures = ("dice", "wm_dice", "ceiling", "error", "cpu_s", "wall_s", "peak_mb")
+    return [
+        {"failed": "; ".join(r["failed"] for r in group if "failed" in r)}
+        | group[0]
+        | {key: float(np.mean([r[key] for r in group])) for key in figures}
+        for group in groups.values()
+    ]
 
 
 def _row(tool: str, kind: str, scores: dict, ceiling: dict, cost: dict) -> dict:
@@ -244,13 +274,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peers-python", metavar="PYTHON", help="interpreter with antspyx")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--tools", default=",".join(TOOLS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0", help="persons, for example 0,1,2; the table is their mean")
     args = parser.parse_args(argv)
     rows = run(
         args.out, args.peers_python, cases=tuple(args.cases.split(",")), tools=tuple(args.tools.split(",")),
-        seed=args.seed,
+        seeds=tuple(int(seed) for seed in args.seeds.split(",")),
     )  # fmt: skip
-    print(markdown(rows))
+    print(markdown(means(rows)))
     return 0
 
 

@@ -9,6 +9,7 @@ from pds_bids.imaging.grid import Grid
 
 __all__ = [
     "check_image",
+    "closed",
     "dice",
     "dilated",
     "eroded",
@@ -120,8 +121,8 @@ def rough_brain_mask(image: np.ndarray, grid: Grid) -> np.ndarray:
     bright = head & (flat > TISSUE_FRACTION * np.median(flat[inner if inner.any() else head]))
     core = largest_piece(eroded(bright, grid, BRIDGE_MM))
     brain = dilated(core, grid, BRIDGE_MM + max(grid.zooms) / 2) & bright
-    closed = ~dilated(~dilated(brain, grid, 2 * BRIDGE_MM), grid, 2 * BRIDGE_MM)
-    brain = ndimage.binary_fill_holes((closed | brain) & head)
+    filled = ~dilated(~dilated(brain, grid, 2 * BRIDGE_MM), grid, 2 * BRIDGE_MM)
+    brain = ndimage.binary_fill_holes((filled | brain) & head)
     volume_ml = brain.sum() * abs(np.linalg.det(grid.vox2ras[:3, :3])) / 1000
     if not SMALLEST_BRAIN_ML < volume_ml < LARGEST_BRAIN_ML:
         raise DataError(
@@ -168,8 +169,8 @@ def rough_t1w_brain(t1w: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray
     bright = inner & (flat > T1W_FRACTION * np.median(flat[inner]))
     core = largest_piece(eroded(bright, grid, T1W_BRIDGE_MM))
     brain = dilated(core, grid, T1W_BRIDGE_MM + max(grid.zooms) / 2) & bright
-    closed = ~dilated(~dilated(brain, grid, 10.0), grid, 10.0)
-    return _filled((closed | brain) & inner), below, flat
+    filled = ~dilated(~dilated(brain, grid, 10.0), grid, 10.0)
+    return _filled((filled | brain) & inner), below, flat
 
 
 def part_t1w_brain(
@@ -286,3 +287,8 @@ def dilated(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
     if not mask.any():
         return mask
     return ndimage.distance_transform_edt(~mask, sampling=grid.zooms) <= radius_mm
+
+
+def closed(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
+    """Fill gaps narrower than twice `radius_mm`, and holes."""
+    return ndimage.binary_fill_holes(~dilated(~dilated(mask, grid, radius_mm), grid, radius_mm) | mask)

@@ -4,6 +4,8 @@ Every affine starts from several poses, every result is measured by `pds_bids.im
 replaced by something simpler or refused: a wrong registration is worse than none.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -12,7 +14,14 @@ from pds_bids.imaging.gate import Gate, GateLimits, judge, nmi
 from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, PointMap, apply_affine, resample
 from pds_bids.imaging.intensity import to_units
-from pds_bids.imaging.masks import check_image, dilated, largest_piece, part_t1w_brain, rough_t1w_brain
+from pds_bids.imaging.masks import (
+    check_image,
+    closed,
+    dilated,
+    largest_piece,
+    part_t1w_brain,
+    rough_t1w_brain,
+)
 from pds_bids.imaging.search import Sample, rank_starts, small_rotations
 from pds_bids.imaging.stages import (
     NCC,
@@ -53,14 +62,16 @@ RIGID_LIMITS = GateLimits(correlation=-1.0)
 
 # An image's own mask may exceed the registered template's by this: distortion and the mask's own error.
 AGREED_MARGIN_MM = 2.5
-# Two images of one session: the head has moved by less than this between them.
-RIGID_STEP_DEG = 15.0
+# Fields of view of one session may be tilted against each other by twice this (36 degrees seen).
+RIGID_STEP_DEG, RIGID_STEPS = 20.0, 2
 # The edge of the brain lies this near to that of the template, by a pose and by an affine.
 POSE_ERROR_MM, AFFINE_ERROR_MM = 8.0, 5.0
-# The metric sees this much of the dark rim around the template's brain.
-T1W_RIM_MM = 4.0
-# Finer T1w voxels are thinned out for registration only.
-T1W_SPACING_MM = 2.0
+# Finer T1w voxels are thinned out for registration only, less for bending than for search and masks.
+T1W_SPACING_MM, T1W_BEND_SPACING_MM = 2.0, 1.5
+# What lies within this between two folds belongs to the brain; fluid and dura around it do not.
+SULCUS_MM = 6.0
+# The sharper image bears finer bends, in smoother and, at the end, shorter steps: long ones jitter.
+T1W_SCHEDULE, T1W_SMOOTHING_VOX, T1W_STEP_VOX = "60x60x12", (3.0, 1.0), "1.0x0.5x0.5"
 
 
 def register_epi_to_template(
@@ -197,8 +208,15 @@ def register_t1w_to_template(
     def judged(template2native: PointMap, stage: str) -> Gate:
         return judge(brain_t1w, matter, units, tissue, thin_grid, template2native, stage, T1W_LIMITS)
 
-    fixed = GreedyImage(brain_t1w, template.grid, dilated(template.mask, template.grid, T1W_RIM_MM))
-    return deform_or_affine(fixed, GreedyImage(units, thin_grid), affine, judged, grid, effort, "T1w")
+    # Bent as acquired: evening out brightens the rim, and local correlation does not mind the shading.
+    sharp, sharp_grid = _thinned(t1w, grid, T1W_BEND_SPACING_MM)
+    inner = closed(tissue, thin_grid, SULCUS_MM).astype(np.float32)
+    sharp = sharp * resample(inner, thin_grid.vox2ras, sharp_grid.points(), order=1)
+    fixed = GreedyImage(brain_t1w, template.grid, template.mask)
+    effort = replace(effort, smoothing_vox=T1W_SMOOTHING_VOX, step_vox=T1W_STEP_VOX)
+    if not sloppy:
+        effort = replace(effort, deformable=T1W_SCHEDULE)
+    return deform_or_affine(fixed, GreedyImage(sharp, sharp_grid), affine, judged, grid, effort, "T1w")
 
 
 def register_rigid(
@@ -250,7 +268,7 @@ def register_rigid(
     centres = centre_ras(fixed_mask, fixed_grid), centre_ras(moving_mask, moving_grid)
     starts = [
         np.eye(4),
-        *rank_starts(score, small_rotations(RIGID_STEP_DEG), SHIFTS_MM, *centres, 2),
+        *rank_starts(score, small_rotations(RIGID_STEP_DEG, RIGID_STEPS), SHIFTS_MM, *centres, 2),
     ]
     images = GreedyImage(still, fixed_grid, region), GreedyImage(shifted, moving_grid)
     candidates = [

@@ -95,11 +95,12 @@ class RegistrationFailure(QualityError):
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try: iterations from coarse to fine, smoothing, starts, threads."""
+    """How hard to try: iterations from coarse to fine, smoothing, longest step, starts, threads."""
 
     affine: str = "60x30x0"
     deformable: str = "60x40x8"
     smoothing_vox: tuple[float, float] = (2.5, 1.25)
+    step_vox: str = "1.0"
     n_starts: int = 4
     nthreads: int = 1
 
@@ -226,6 +227,7 @@ def deform(
         schedule=effort.deformable,
         smoothing_vox=effort.smoothing_vox,
         nthreads=effort.nthreads,
+        step_vox=effort.step_vox,
     )
     return warp, unwarp
 
