@@ -159,8 +159,10 @@ def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
         volumes = np.moveaxis(pair.target, 0, -1)
         means.append(parcel_means(volumes, people.template.atlas, pair.mask, labels))
     table = np.stack(means)  # (N, 3, P)
-    typical = np.nan_to_num(np.nanmean(np.where(np.isfinite(table), table, np.nan), 0))
-    table = np.where(np.isfinite(table), table, typical)
+    # A parcel outside somebody's mask gets the mean over the others; one that nobody has differs in nobody.
+    is_there = np.isfinite(table)
+    typical = np.where(is_there, table, 0).sum(0) / np.maximum(is_there.sum(0), 1)
+    table = np.where(is_there, table, typical)
     codes = torch.from_numpy(np.unique(np.array(people.groups), return_inverse=True)[1])
     sizes = torch.stack([effect_sizes(torch.from_numpy(table[:, c]), codes) for c in range(len(CONTRASTS))])
     return (sizes / sizes.mean(1, keepdim=True).clamp_min(1e-9)).float()
