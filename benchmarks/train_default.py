@@ -22,11 +22,13 @@ from pds_bids.inference.bundle import CARD, Bundle, load_bundle
 from pds_bids.inference.synthesize import synthesize
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
 from pds_bids.training.data import PairSource
-from pds_bids.training.run import load_people
-from pds_bids.training.run import main as train
+from pds_bids.training.module import Machine
+from pds_bids.training.phantoms import load_phantoms
+from pds_bids.training.run import Plan, train
+from pds_bids.training.schedule import TrainConfig
 
 SEED = 1
-STEPS = 2100
+UPDATES = 2100
 DATA_NOTE = (
     "SynthSeg training label maps (20 people, Apache-2.0), simulated contrasts only; no acquired image"
 )
@@ -100,28 +102,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--labels", type=Path, required=True, help="SynthSeg label maps")
     parser.add_argument("--cache", type=Path, required=True, help="folder for aligned anatomies")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for checkpoints")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument("--n-test", type=int, default=12, help="held-out pairs to score")
-    parser.add_argument("--export-only", action="store_true", help="no training: use the checkpoint as it is")
     parser.add_argument("--package-data", type=Path, default=Path("pds_bids/data"))
     arguments = parser.parse_args(argv)
     bundle_dir = arguments.runs / "default-bundle"
-    options = [
-        str(arguments.runs / "default"),
-        "--bundle",
-        str(bundle_dir),
-        "--labels",
-        str(arguments.labels),
-    ]
-    options += ["--cache", str(arguments.cache), "--seed", str(SEED), "--steps", str(arguments.steps)]
-    options += ["--data-note", DATA_NOTE] + ["--export-only"] * arguments.export_only
-    if train(options):
-        return 1
     torch.set_num_threads(1)
+    people = load_phantoms(arguments.labels, arguments.cache, SEED, note=DATA_NOTE)
+    plan = Plan("unet", config=TrainConfig(arguments.updates, seed=SEED))
+    train(people, plan, arguments.runs / "default", bundle_dir, machine=Machine(n_workers=1))
     bundle = load_bundle(bundle_dir)
-    people = load_people(arguments.labels, arguments.cache, SEED)
     figures = score_held_out(bundle, people.test, arguments.n_test)
-    command = f"python benchmarks/train_default.py --labels LABELS --cache CACHE --steps {arguments.steps}"
+    command = "python benchmarks/train_default.py --labels LABELS --cache CACHE"
+    command += f" --updates {arguments.updates}"
     training = bundle.card["training"] | {"command": command}
     card = bundle.card | {
         "training": training,

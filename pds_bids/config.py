@@ -22,9 +22,12 @@ from pds_bids.options import (
     Device,
     EchoCombination,
     Ignore,
+    ModelSize,
+    Precision,
     Runs,
     SegmentScheme,
     Synthesize,
+    TrainingData,
     UnringingMethod,
 )
 
@@ -39,10 +42,13 @@ __all__ = [
     "Device",
     "EchoCombination",
     "Ignore",
+    "ModelSize",
+    "Precision",
     "RunConfig",
     "Runs",
     "SegmentScheme",
     "Synthesize",
+    "TrainingData",
     "UnringingMethod",
     "available_cpus",
     "available_memory_mb",
@@ -53,7 +59,22 @@ TEMPLATE_SPACE = "MNI152NLin2009cAsym:res-3"
 NATIVE_SPACE = "native"
 # The networks run on one grid of the template; another resolution would be interpolated twice.
 OUTPUT_SPACES = (TEMPLATE_SPACE, NATIVE_SPACE)
-METHODS = ("unet",)
+#: As in `pds_bids.methods.METHODS`, which needs torch; the first one has weights that ship with the package.
+METHODS = (
+    "unet",
+    "gan",
+    "pgan",
+    "sagan",
+    "psagan",
+    "ddim",
+    "sa-ddpm",
+    "ldm",
+    "dit",
+    "adm",
+    "pds",
+    "pds-paper",
+    "residual-flow",
+)
 # Packages whose outputs can replace steps of the preprocessing.
 DERIVATIVES = ("fmriprep", "qsiprep")
 
@@ -106,6 +127,26 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "sloppy",
     ),
     "model": ("method", "model_dir", "device"),
+    "training": (
+        "training_data",
+        "labels_dir",
+        "splits",
+        "model_size",
+        "max_updates",
+        "max_minutes",
+        "batch_size",
+        "pass_size",
+        "learning_rate",
+        "precision",
+        "validate_every",
+        "save_every",
+        "weights_from",
+        "perceptual_weights",
+        "allow_download",
+        "resume",
+        "devices",
+        "tensorboard",
+    ),
     "seeds": ("random_seed",),
     "nipype": ("nprocs", "omp_nthreads", "mem_mb", "use_plugin"),
 }
@@ -143,7 +184,7 @@ class RunConfig:
     bids_dir, output_dir : Path
         Input dataset, never written to, and the derivative dataset to write.
     analysis_level : AnalysisLevel
-        Only ``participant`` so far.
+        ``participant`` or ``train``.
     participant_label, session_label, task_id : tuple of str
         What to process, without the ``sub-``, ``ses-`` and ``task-`` prefixes; empty for everything.
     bids_filter_file : Path or None
@@ -194,6 +235,38 @@ class RunConfig:
         Where the network runs.
     sloppy : bool
         Trade quality for speed, for tests only; outputs are marked.
+    training_data : TrainingData
+        What a method is trained on; all options from here to `tensorboard` are of the level ``train``.
+    labels_dir : Path or None
+        Label maps that simulated people are made from; None for the template alone.
+    splits : Path or None
+        JSON with the people of each part; None to draw them.
+    model_size : ModelSize
+        How large the networks are.
+    max_updates : int
+        Updates of all stages together.
+    max_minutes : float or None
+        Time that fixes the number of updates when it allows for fewer.
+    batch_size, pass_size : int
+        Examples per update, over all processes, and at once.
+    learning_rate : float or None
+        Peak; None for that of the method.
+    precision : Precision
+        Of the passes through the networks.
+    validate_every, save_every : int
+        Updates between looks at held-out people, and between checkpoints.
+    weights_from : Path or None
+        Model bundle to start from.
+    perceptual_weights : Path or None
+        Feature network of perceptual losses.
+    allow_download : bool
+        Fetch VGG16's weights for them.
+    resume : bool
+        Fail where there is no checkpoint.
+    devices : int
+        Processes on this machine; under torchrun and srun they decide.
+    tensorboard : bool
+        Log for TensorBoard as well.
     random_seed : int
         Master seed; every draw derives its own from it by name.
     nprocs : int
@@ -256,6 +329,25 @@ class RunConfig:
     model_dir: Path | None = None
     device: Device = Device.AUTO
 
+    training_data: TrainingData = TrainingData.COHORT
+    labels_dir: Path | None = None
+    splits: Path | None = None
+    model_size: ModelSize = ModelSize.REDUCED
+    max_updates: int = 4000
+    max_minutes: float | None = None
+    batch_size: int = 2
+    pass_size: int = 2
+    learning_rate: float | None = None
+    precision: Precision = Precision.FP32
+    validate_every: int = 300
+    save_every: int = 100
+    weights_from: Path | None = None
+    perceptual_weights: Path | None = None
+    allow_download: bool = False
+    resume: bool = False
+    devices: int = 1
+    tensorboard: bool = False
+
     random_seed: int = 0
 
     nprocs: int = field(default_factory=available_cpus)
@@ -280,13 +372,22 @@ class RunConfig:
 
     def _check_numbers(self) -> None:
         lowest = {"n_segments": 1, "nprocs": 1, "omp_nthreads": 1, "mem_mb": 1, "dummy_scans": 0}
-        lowest |= {"random_seed": 0, "verbose_count": 0}
+        lowest |= {"random_seed": 0, "verbose_count": 0, "devices": 1}
+        lowest |= dict.fromkeys(("max_updates", "batch_size", "pass_size", "validate_every", "save_every"), 1)
         for name, minimum in lowest.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise UsageError(f"{_flag(name)} is {value}; expected {minimum} or more")
         if not self.fd_spike_threshold > 0:
             raise UsageError(f"--fd-spike-threshold is {self.fd_spike_threshold}; expected mm above 0")
+        for name in ("max_minutes", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{_flag(name)} is {value}; expected a number above 0")
+        if self.batch_size % self.pass_size:
+            raise UsageError(
+                f"--batch-size {self.batch_size} is not a multiple of --pass-size {self.pass_size}"
+            )
 
     def _check_folders(self) -> None:
         if self.output_dir == self.bids_dir:

@@ -8,9 +8,12 @@ __all__ = [
     "Device",
     "EchoCombination",
     "Ignore",
+    "ModelSize",
+    "Precision",
     "Runs",
     "SegmentScheme",
     "Synthesize",
+    "TrainingData",
     "UnringingMethod",
 ]
 
@@ -19,6 +22,29 @@ class AnalysisLevel(StrEnum):
     """What is processed in one call."""
 
     PARTICIPANT = "participant"
+    TRAIN = "train"
+
+
+class TrainingData(StrEnum):
+    """What a method is trained on."""
+
+    COHORT = "cohort"
+    PHANTOM = "phantom"
+
+
+class ModelSize(StrEnum):
+    """How large the networks of a method are."""
+
+    REDUCED = "reduced"
+    PAPER = "paper"
+
+
+class Precision(StrEnum):
+    """Number format of the passes through a network in training."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 class Synthesize(StrEnum):

@@ -57,12 +57,31 @@ OTHER = {
     "method": "other",
     "model_dir": Path('/a "quoted" \\ folder'),
     "device": Device.CPU,
+    "training_data": "phantom",
+    "labels_dir": Path("/labels"),
+    "splits": Path("/splits.json"),
+    "model_size": "paper",
+    "max_updates": 7,
+    "max_minutes": 1.5,
+    "batch_size": 6,
+    "pass_size": 1,
+    "learning_rate": 0.01,
+    "precision": "bf16",
+    "validate_every": 3,
+    "save_every": 3,
+    "weights_from": Path("/bundle"),
+    "perceptual_weights": Path("/vgg"),
+    "allow_download": True,
+    "resume": True,
+    "devices": 2,
+    "tensorboard": True,
     "random_seed": 5,
     "nprocs": 3,
     "omp_nthreads": 2,
     "mem_mb": 4000,
     "use_plugin": Path("/plugin.yml"),
 }
+ALL_METHODS = config_module.METHODS
 # Options on which a voxel may depend, written down a second time on purpose.
 CHANGES_IMAGES = {
     "dummy_scans",
@@ -85,6 +104,13 @@ CHANGES_IMAGES = {
 @pytest.fixture(autouse=True)
 def _two_methods(monkeypatch):
     monkeypatch.setattr(config_module, "METHODS", ("unet", "other"))
+
+
+def test_methods_are_those_of_the_registry():
+    """The list of the command line needs no torch; it must not drift from the one that does."""
+    from pds_bids.methods import METHODS as REGISTRY
+
+    assert tuple(REGISTRY) == ALL_METHODS
 
 
 def make(**options) -> RunConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_bids import __version__
+from pds_bids.cli.train_options import add_training
 from pds_bids.config import (
     DERIVATIVES,
     METHODS,
@@ -73,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
             # A run that repeats another one's options is still another run.
             options.pop("run_uuid", None)
         config = RunConfig(**(options | given))
-        _check_model_dir(config)
+        _check_folders(config)
     except (UsageError, UnicodeDecodeError) as error:
         parser.error(str(error))
     if "mem_mb" in given and given["mem_mb"] > available_memory_mb():
@@ -98,12 +99,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("bids_dir", type=Path, help="folder of a BIDS dataset; never written to")
     parser.add_argument("output_dir", type=Path, help="folder of the derivative dataset to write")
     parser.add_argument(
-        "analysis_level", choices=_values(AnalysisLevel), help="participant: preprocess and synthesise"
+        "analysis_level",
+        choices=_values(AnalysisLevel),
+        help="participant: preprocess and synthesise; train: fit a method to people who have both modalities",
     )
     parser.add_argument("--version", action="version", version=f"pds-bids {__version__}")
     _add_selection(parser.add_argument_group("Options to select and check the input"))
     _add_synthesis(parser.add_argument_group("Options of the synthesis"))
     _add_preprocessing(parser.add_argument_group("Options of the preprocessing"))
+    add_training(parser.add_argument_group("Options of the level train"))
     _add_performance(parser.add_argument_group("Options to handle performance"))
     _add_modes(parser.add_argument_group("Options to do less"))
     _add_other(parser.add_argument_group("Other options"))
@@ -201,6 +205,7 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--method", choices=METHODS, help=f"synthesis method (default: {_default('method')})")
     group.add_argument(
         "--model-dir",
+        "--weights",
         type=Path,
         metavar="DIR",
         help=f"model bundle (default: ${MODEL_DIR_VARIABLE}, or else the one that ships with the package)",
@@ -354,9 +359,14 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _check_model_dir(config: RunConfig) -> None:
-    if config.model_dir is not None and not config.model_dir.is_dir():
-        raise UsageError(f"--model-dir or ${MODEL_DIR_VARIABLE}: there is no folder {config.model_dir}")
+def _check_folders(config: RunConfig) -> None:
+    folders = {
+        f"--model-dir or ${MODEL_DIR_VARIABLE}": config.model_dir,
+        "--weights-from": config.weights_from,
+    }
+    for option, folder in (folders | {"--labels-dir": config.labels_dir}).items():
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{option}: there is no folder {folder}")
 
 
 def _values(options: type[StrEnum]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pds_bids.cli.environment import prepare_environment
 from pds_bids.cli.parser import parse_args
 from pds_bids.cli.validate import check_device
-from pds_bids.config import RunConfig
+from pds_bids.config import AnalysisLevel, RunConfig
 from pds_bids.exceptions import PDSError
 
 if TYPE_CHECKING:
@@ -64,7 +64,15 @@ def _run(config: RunConfig) -> int:
         from pds_bids.cli.finish import rebuild_reports  # late: matplotlib
 
         return rebuild_reports(config)
+    if config.analysis_level is AnalysisLevel.TRAIN:
+        from pds_bids.cli.train import run_training  # late: torch and Lightning
 
+        return run_training(config, preprocess=_participants)
+    return _participants(config)
+
+
+def _participants(config: RunConfig) -> int:
+    """Preprocess and synthesise; return the exit code."""
     from pds_bids.bids.dataset import check_output_dir  # late: pybids and pandas
     from pds_bids.bids.layout import check_dataset, select_participants
     from pds_bids.cli.completion import is_done

@@ -34,6 +34,11 @@ def default_model_dir(method: str = "unet") -> Path:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Read ``model.json`` and check that its checksums are the ones the package knows, where it knows any."""
+    if not folder.is_dir() and folder.parent == default_model_dir().parent:
+        raise WeightsError(
+            f"method {folder.name!r}: no weights for it ship with the package; train it "
+            f"(`pds-bids BIDS_DIR OUT_DIR train --method {folder.name}`) and name its folder with --model-dir"
+        )
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such model folder; leave --model-dir out for the default weights")
     path = folder / CARD

@@ -1,4 +1,4 @@
-"""From simulated pairs to training batches: split by person, directions, dropout of inputs, mirror images."""
+"""From pairs of people to the examples of every update: split, directions, dropout of inputs, mirroring."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pds_bids.bids.write import write_json
 from pds_bids.exceptions import UsageError
 from pds_bids.inference.prepare import Window, scale_template, scale_to_mean
 from pds_bids.methods import Batch
@@ -25,7 +26,9 @@ __all__ = [
     "ExampleStream",
     "PairSource",
     "Split",
+    "UpdateStream",
     "collate",
+    "loader",
     "make_example",
     "split_subjects",
     "to_device",
@@ -96,7 +99,30 @@ class Split:
 
     def save(self, path: Path) -> None:
         """Write the names as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Split":
+        """Read what `save` wrote, or what somebody wrote by hand.
+
+        Raises
+        ------
+        UsageError
+            If it is no such file, a name is in two parts, or nobody is left for training.
+        """
+        try:
+            parts = json.loads(path.read_text())
+            split = cls(*(tuple(map(str, parts[name])) for name in ("train", "validation", "test")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{path}: not a split ({error!r}); expected JSON with lists train, validation and test"
+            ) from error
+        names = [*split.train, *split.validation, *split.test]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or not split.train:
+            why = f"{', '.join(twice)} twice, a leak" if twice else "nobody to train on"
+            raise UsageError(f"{path}: {why}; every person belongs to one of train, validation and test")
+        return split
 
 
 def split_subjects(names: Sequence[str], seed: int, n_validation: int = 2, n_test: int = 3) -> Split:
@@ -190,31 +216,26 @@ def make_example(
     }
 
 
-class ExampleStream(IterableDataset):
-    """Endless training examples; the i-th one depends on the seed and on i only.
+class ExampleStream:
+    """Training examples; the i-th one depends on the seed and on i only.
 
     Parameters
     ----------
     pairs : PairSource
-        Simulated people.
+        People.
     window : Window
         What the network sees.
     augmentation : Augmentation
         Dropout and mirroring.
     seed : int
         Seed of direction, dropout and mirroring.
-    first : int
-        Index to start at, so that a resumed training continues where it stopped.
     """
 
-    def __init__(
-        self, pairs: PairSource, window: Window, augmentation: Augmentation, seed: int, first: int = 0
-    ) -> None:
+    def __init__(self, pairs: PairSource, window: Window, augmentation: Augmentation, seed: int) -> None:
         self.pairs = pairs
         self.window = window
         self.augmentation = augmentation
         self.seed = seed
-        self.first = first
 
     def example(self, index: int) -> Example:
         """Return example number `index`; directions alternate so that batches of two hold both."""
@@ -232,11 +253,79 @@ class ExampleStream(IterableDataset):
                 example[name] = example[name].flip(1)
         return example
 
-    def __iter__(self) -> Iterator[Example]:
-        index = self.first
-        while True:
-            yield self.example(index)
-            index += 1
+
+class UpdateStream(IterableDataset):
+    """The examples of update after update, those of one process.
+
+    Update u consists of the examples from ``u * batch_size``, cut into passes. Process r of W gets the passes
+    r, r + W, ...: whatever the number of processes, an update sees the same passes.
+
+    Parameters
+    ----------
+    examples : ExampleStream
+        Where examples come from.
+    batch_size, pass_size : int
+        Examples per update, over all processes, and per pass.
+    first, stop : int
+        Updates to make: from the first up to the last but one.
+    rank, n_processes : int
+        Which process this is, and of how many.
+
+    Raises
+    ------
+    UsageError
+        If the passes cannot be shared evenly.
+    """
+
+    def __init__(
+        self,
+        examples: ExampleStream,
+        batch_size: int,
+        pass_size: int,
+        *,
+        first: int = 0,
+        stop: int,
+        rank: int = 0,
+        n_processes: int = 1,
+    ) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+        self.pass_size = pass_size
+        self.first = first
+        self.stop = stop
+        self.passes = range(rank, batch_size // pass_size, n_processes)
+        if batch_size // pass_size % n_processes:
+            raise UsageError(
+                f"a batch of {batch_size} in passes of {pass_size} cannot be shared by {n_processes} "
+                f"processes; set --batch-size to a multiple of {pass_size * n_processes}"
+            )
+
+    def __len__(self) -> int:
+        """Return how many updates are left."""
+        return max(self.stop - self.first, 0)
+
+    def update(self, number: int) -> list[tuple[int, Example]]:
+        """Return the passes of one update, each with its number."""
+        made = []
+        for index in self.passes:
+            start = number * self.batch_size + index * self.pass_size
+            examples = [self.examples.example(start + i) for i in range(self.pass_size)]
+            made.append((index, collate(examples)))
+        return made
+
+    def __iter__(self) -> Iterator[list[tuple[int, Example]]]:
+        # Workers take turns, and the loader collects from them in turn.
+        worker = get_worker_info()
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(self.first + offset, self.stop, step):
+            yield self.update(number)
+
+
+def loader(updates: UpdateStream, n_workers: int = 0) -> DataLoader:
+    """Return the updates in their order, made here or ahead of time in other processes."""
+    if not n_workers:
+        return DataLoader(updates, batch_size=None)
+    return DataLoader(updates, batch_size=None, num_workers=n_workers, prefetch_factor=4)
 
 
 def collate(examples: Sequence[Example]) -> Example:

@@ -1,200 +1,277 @@
-"""Command that trains a method on simulated people: ``python -m pds_bids.training.run --help``."""
+"""A whole training: statistics, method, updates, calibration, model bundle."""
 
-import argparse
 import json
 import logging
+import os
 import platform
 import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pds_bids import __version__
-from pds_bids.exceptions import PDSError
-from pds_bids.inference.bank import Bank
-from pds_bids.inference.bundle import save_bundle
+from pds_bids.bids.write import write_json
+from pds_bids.exceptions import UsageError
+from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.prepare import DEFAULT_WINDOW, Window
-from pds_bids.methods import UNetMethod
-from pds_bids.modalities import CONTRASTS, Contrast, Direction
+from pds_bids.methods import METHODS, Method, UNetMethod
+from pds_bids.modalities import Direction
 from pds_bids.models.unet import UNetConfig
-from pds_bids.phantom.anatomy import build_anatomies
-from pds_bids.phantom.stream import PairStream
+from pds_bids.options import ModelSize
 from pds_bids.seeds import derive_seed
-from pds_bids.template import MODEL_GRID, RES02_GRID, Template, get_template, load_template
+from pds_bids.template import MODEL_GRID
 from pds_bids.training.data import (
     Augmentation,
-    ContrastPairs,
     Example,
     ExampleStream,
     PairSource,
-    Split,
+    UpdateStream,
     collate,
     make_example,
-    split_subjects,
 )
-from pds_bids.training.prior import local_regression
-from pds_bids.training.trainer import TrainConfig, Trainer, calibrate, loader
+from pds_bids.training.logs import forget_rows, tensorboard
+from pds_bids.training.metrics import calibrate
+from pds_bids.training.module import CHECKPOINT, Machine, fit
+from pds_bids.training.people import People
+from pds_bids.training.schedule import TrainConfig
+from pds_bids.training.statistics import Statistics, gather_statistics, give_aids
+from pds_bids.training.timing import updates_within
+from pds_bids.training.updates import Updater, named_seed
 
-__all__ = ["People", "Statistics", "export", "gather_statistics", "load_people", "main", "validation_batches"]
+__all__ = ["Plan", "build_method", "export", "train", "validation_batches"]
 
 LOGGER = logging.getLogger("pds_bids.training")
-# Counts voxels that hardly anybody's mask holds towards the in-brain mean of 1.
-ATLAS_PRIOR = 1.0
-# Index of the first pair of the atlas and the bank, far beyond those that training uses.
-ATLAS_FIRST = 1_000_000_000
+BANK_SIZE = 12
+LIMITS = [
+    "Units of the in-brain mean: absolute scale is not predicted.",
+    "Inherits what misregistration and distortion do to the source.",
+    "What the training people do not show (tumours, strokes, resections) will be painted over.",
+    "For research; not for diagnosis.",
+]
+PEOPLE_INSIDE = (
+    "baselines.safetensors holds 8-bit images, at 3 mm, of up to 12 people of the training split, to compare "
+    "with simple predictors. Take the file out before you share the bundle if they did not agree to that."
+)
 
 
 @dataclass(frozen=True)
-class People:
-    """Simulated people by split, and the template that they are aligned with.
+class Plan:
+    """What to train, besides on whom.
 
     Parameters
     ----------
-    split : Split
-        Names of the anatomies.
-    train, validation, test : PairSource
-        Streams that share no anatomy and no seed.
-    template : Template
-        On the model grid.
+    method : str
+        Out of `METHODS`.
+    size : ModelSize
+        Of its networks.
+    config : TrainConfig
+        Schedule; its learning rate is ignored where `learning_rate` is None.
+    learning_rate : float, optional
+        Peak; that of the method by default.
+    minutes : float, optional
+        Fixes the number of updates, from the time that a few of them take; ``config.n_updates`` is then the
+        largest number.
+    weights_from : Path, optional
+        Bundle of the same method to start from.
+    perceptual_weights : Path, optional
+        Feature network, see `give_aids`.
+    is_download_allowed : bool
+        Whether VGG16 may be fetched.
+    must_resume : bool
+        Whether it is an error that there is nothing to go on with.
+    has_tensorboard : bool
+        Whether to log for TensorBoard, too.
+    architecture : dict, optional
+        Sizes of the networks in place of `size`.
+    n_encoder_updates : int
+        See `give_aids`.
     """
 
-    split: Split
-    train: PairSource
-    validation: PairSource
-    test: PairSource
-    template: Template
+    method: str = "unet"
+    size: ModelSize = ModelSize.REDUCED
+    config: TrainConfig = field(default_factory=TrainConfig)
+    learning_rate: float | None = None
+    minutes: float | None = None
+    weights_from: Path | None = None
+    perceptual_weights: Path | None = None
+    is_download_allowed: bool = False
+    must_resume: bool = False
+    has_tensorboard: bool = False
+    architecture: dict[str, Any] | None = None
+    n_encoder_updates: int = 400
 
 
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What is fixed from training people before training starts.
-
-    Parameters
-    ----------
-    atlas : ndarray
-        ``(3, X, Y, Z)`` float32 mean target, averaged with its mirror image about the middle of the window.
-    data_range : dict of Contrast to float
-        99.9th percentile of the target in the brain; its other end is zero.
-    bank : Bank
-        For the baselines.
-    prior : ndarray
-        ``(2 P, D/2, H/2, W/2)``, see `local_regression`.
-    """
-
-    atlas: np.ndarray
-    data_range: dict[Contrast, float]
-    bank: Bank
-    prior: np.ndarray
-
-    def save(self, path: Path) -> None:
-        """Write an uncompressed NumPy archive."""
-        ranges = np.array([self.data_range[contrast] for contrast in CONTRASTS])
-        arrays = {
-            "full_atlas": self.atlas,
-            "prior": self.prior,
-            "data_range": ranges,
-        } | self.bank.to_tensors()
-        np.savez(path, allow_pickle=False, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> "Statistics":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        ranges = dict(zip(CONTRASTS, arrays["data_range"].tolist(), strict=True))
-        return cls(arrays["full_atlas"], ranges, Bank.from_tensors(arrays), arrays["prior"])
-
-
-def load_people(labels: Path | None, cache: Path, seed: int) -> People:
-    """Build the anatomies (cached) and split them.
+def train(
+    people: People,
+    plan: Plan,
+    folder: Path,
+    bundle: Path,
+    *,
+    machine: Machine,
+    window: Window = DEFAULT_WINDOW,
+    has_progress_bar: bool = False,
+) -> Path:
+    """Train, or go on where an earlier call stopped, and write the bundle.
 
     Parameters
     ----------
-    labels : Path, optional
-        Folder of label maps; without it one person is varied from the template alone, in all splits, so
-        that held-out figures say little.
-    cache : Path
-        Folder for aligned anatomies and the template.
-    seed : int
-        Master seed of the split and of all pairs.
-
-    Returns
-    -------
-    People
-        Streams that can make any number of pairs.
-    """
-    template = load_template(files := get_template(cache), MODEL_GRID)
-    heads = build_anatomies(labels, cache / "anatomies", load_template(files, RES02_GRID))
-    anatomies = {anatomy.name: anatomy for anatomy in heads}
-    if len(anatomies) < 6:
-        names = tuple(sorted(anatomies))
-        split = Split(names, names, names)
-        LOGGER.warning("%d anatomies are too few to hold any out; scores will be optimistic", len(names))
-    else:
-        split = split_subjects(list(anatomies), seed)
-    train, validation, test = (
-        ContrastPairs(
-            PairStream([anatomies[name] for name in names], derive_seed(seed, part), template=template)
-        )
-        for part, names in asdict(split).items()
-    )
-    return People(split, train, validation, test, template)
-
-
-def gather_statistics(
-    pairs: PairSource, mask: np.ndarray, window: Window, n_atlas: int, n_bank: int
-) -> Statistics:
-    """Average pairs into an atlas and keep the first few as a bank.
-
-    Parameters
-    ----------
-    pairs : PairSource
-        Training people.
-    mask : ndarray
-        ``(X, Y, Z)`` bool, the template's brain.
+    people : People
+        Whom to train on.
+    plan : Plan
+        What to train.
+    folder : Path
+        Receives ``checkpoint.pt``, ``splits.json``, ``training.json``, tables, figures.
+    bundle : Path
+        Folder of the model bundle.
+    machine : Machine
+        Where to train.
     window : Window
-        Its middle is the mirror plane.
-    n_atlas, n_bank : int
-        Numbers of pairs.
+        What the network sees.
+    has_progress_bar : bool
+        Whether somebody watches.
 
     Returns
     -------
-    Statistics
-        See there.
+    Path
+        `bundle`.
+
+    Raises
+    ------
+    UsageError
+        If the checkpoint was made with other settings, or there is none and there must be.
     """
-    total = np.zeros((len(CONTRASTS), *mask.shape))
-    count = np.zeros(mask.shape)
-    sources, targets, tops, kept = [], [], [], []
-    for index in range(n_atlas):
-        pair = pairs.pair(ATLAS_FIRST + index)
-        total += pair.target * pair.mask
-        count += pair.mask
-        tops.append(np.percentile(pair.target[:, pair.mask], 99.9, axis=1))
-        images = (pair.source, pair.target, pair.mask)
-        # Half precision keeps 150 people in 400 MB.
-        source, target, inside = (window.crop(image) for image in images)
-        kept.append((source.astype(np.float16), target.astype(np.float16), inside))
-        if index < n_bank:
-            sources.append(pair.source)
-            targets.append(pair.target)
-    total, count = (_add_mirror(window, image) for image in (total, count))
-    atlas = ((total + ATLAS_PRIOR) / (count + ATLAS_PRIOR)).astype(np.float32)
-    data_range = {c: float(value) for c, value in zip(CONTRASTS, np.mean(tops, 0).round(3), strict=True)}
-    bank = Bank.from_images(mask, np.stack(sources), np.stack(targets), atlas)
-    prior = local_regression(kept, window.crop(atlas))
-    return Statistics(atlas, data_range, bank, prior)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT
+    if plan.must_resume and not checkpoint.exists():
+        raise UsageError(f"--resume: there is no {checkpoint}; leave the option out to start")
+    people.split.save(folder / "splits.json")
+    start = time.monotonic()
+    statistics = _statistics(people, window, folder / "statistics.npz")
+    method = build_method(plan, window, statistics)
+    aids = give_aids(
+        method,
+        people,
+        window,
+        folder,
+        seed=plan.config.seed,
+        weights=plan.perceptual_weights,
+        is_download_allowed=plan.is_download_allowed,
+        n_encoder_updates=plan.n_encoder_updates,
+    )
+    config = replace(plan.config, learning_rate=plan.learning_rate or method.learning_rate)
+    examples = ExampleStream(people.train, window, Augmentation(), derive_seed(config.seed, "examples"))
+    record = {
+        "method": plan.method,
+        "architecture": method.architecture,
+        "weights_from": str(plan.weights_from or ""),
+        "fingerprint": people.description.get("fingerprint", ""),
+    }
+    if plan.minutes is not None:
+        n_updates = _length(plan.minutes, machine, method, config, examples, folder / "length.json")
+        config = replace(config, n_updates=n_updates)
+    _check_same(record, folder / "training.json", is_resuming=checkpoint.exists())
+    write_json(folder / "training.json", record)
+    updater = Updater(method, config, machine.device_type)
+    if checkpoint.exists():
+        updater.resume(checkpoint)
+        LOGGER.info("goes on after update %d of %d", updater.update_count, config.n_updates)
+    if _rank() == 0:
+        for path in (*folder.glob("losses*.csv"), folder / "validation.csv"):
+            forget_rows(path, updater.update_count)
+    updates = UpdateStream(
+        examples,
+        config.batch_size,
+        config.pass_size,
+        first=updater.update_count,
+        stop=config.n_updates,
+        rank=_rank(),
+        n_processes=machine.n_processes,
+    )
+    validation = validation_batches(people.validation, window, people.n_validation)
+    loggers = tensorboard(folder) if plan.has_tensorboard else []
+    fit(updater, updates, validation, folder, machine, loggers=loggers, has_progress_bar=has_progress_bar)
+    if _rank() == 0:
+        training = describe(people, config) | aids | {"wall_time_s": round(time.monotonic() - start)}
+        # Lightning has brought it back from the GPU.
+        updater.average.to(machine.device_type)
+        export(updater, statistics, validation, bundle, training, window=window)
+    return bundle
 
 
-def _add_mirror(window: Window, image: np.ndarray) -> np.ndarray:
-    """Add the left-right mirror image about the middle of the window."""
-    result = image.copy()
-    result[(..., *window.slices)] += np.flip(window.crop(image), -3)
-    return result
+def build_method(plan: Plan, window: Window, statistics: Statistics) -> Method:
+    """Return the method to train: new, or from a bundle, whose mean person it keeps.
+
+    Raises
+    ------
+    UsageError
+        If the bundle holds another method or another window.
+    """
+    if plan.weights_from is not None:
+        bundle = load_bundle(plan.weights_from)
+        if bundle.method.name != plan.method or bundle.window != window:
+            raise UsageError(
+                f"--weights-from {plan.weights_from}: holds {bundle.method.name} for a window of "
+                f"{bundle.window.shape}, expected {plan.method} and {window.shape}"
+            )
+        return bundle.method
+    kind: Any = METHODS[plan.method]
+    with named_seed(derive_seed(plan.config.seed, "weights")):
+        if plan.architecture is not None:
+            method: Method = kind.from_architecture(plan.architecture, window.shape)
+        elif kind is UNetMethod:
+            sizes = {ModelSize.REDUCED: UNetConfig(), ModelSize.PAPER: UNetConfig((64, 128, 256), 2, 128)}
+            method = UNetMethod(sizes[plan.size], window.shape)
+        else:
+            method = kind.of_size(str(plan.size), window.shape)
+    statistics.give_to(method, window)
+    return method
+
+
+def _statistics(people: People, window: Window, path: Path) -> Statistics:
+    # Kept, so that a resumed training does not depend on anything made anew.
+    if not path.exists():
+        start = time.monotonic()
+        gathered = gather_statistics(
+            people.train, people.template.mask, window, people.atlas_indices, BANK_SIZE
+        )
+        gathered.save(path)
+        LOGGER.info("%d pairs averaged in %.0f s", len(people.atlas_indices), time.monotonic() - start)
+    return Statistics.load(path)
+
+
+def _length(
+    minutes: float,
+    machine: Machine,
+    method: Method,
+    config: TrainConfig,
+    examples: ExampleStream,
+    path: Path,
+) -> int:
+    """Return how many updates fit into a time; kept, as a resumed training needs the same number."""
+    if not path.exists():
+        if machine.n_processes > 1:
+            raise UsageError(
+                "--max-minutes with several processes: they would not agree; use --max-updates, or find the "
+                f"number with one process first, which leaves it in {path}"
+            )
+        n = updates_within(minutes * 60, method, config, examples, machine.device_type)
+        write_json(path, {"n_updates": min(n, config.n_updates), "minutes": minutes})
+    return int(json.loads(path.read_text())["n_updates"])
+
+
+def _check_same(record: dict[str, Any], path: Path, *, is_resuming: bool) -> None:
+    if not is_resuming or not path.exists():
+        return
+    stored = json.loads(path.read_text())
+    differing = sorted(name for name in record if stored.get(name) != record[name])
+    if differing:
+        raise UsageError(
+            f"{path.parent} holds a training that differs in {', '.join(differing)}; repeat its settings to "
+            "go on, or name another output folder"
+        )
 
 
 def validation_batches(pairs: PairSource, window: Window, n_pairs: int) -> list[Example]:
@@ -206,132 +283,78 @@ def validation_batches(pairs: PairSource, window: Window, n_pairs: int) -> list[
 
 
 def export(
-    trainer: Trainer,
+    updater: Updater,
     statistics: Statistics,
     validation: list[Example],
     folder: Path,
     training: dict[str, Any],
+    *,
+    window: Window = DEFAULT_WINDOW,
 ) -> None:
-    """Calibrate the averaged weights on held-out people and write the bundle."""
-    n_pairs = trainer.step * trainer.config.batch_size
-    coverage = calibrate(trainer.average, validation, trainer.device)
+    """Calibrate the averaged weights on held-out people and write the bundle.
+
+    Parameters
+    ----------
+    updater : Updater
+        Finished.
+    statistics : Statistics
+        Of the training split.
+    validation : list of Example
+        Held-out people.
+    folder : Path
+        Of the bundle.
+    training : dict
+        For the card.
+    window : Window
+        What the network sees.
+    """
+    average = updater.average.eval()
+    coverage = calibrate(average, validation, next(average.parameters()).device)
+    is_phantom = "generator" in training
     card = {
-        "name": f"{trainer.method.name}-phantom-3mm",
+        "name": f"{average.name}-{'phantom' if is_phantom else 'cohort'}-3mm",
         "version": __version__,
-        "training": {
-            **training,
-            "n_updates": trainer.step,
-            "n_pairs": n_pairs,
+        "training": training | {
+            "n_updates": updater.update_count,
+            "n_examples": updater.update_count * updater.config.batch_size,
         },
-        "uncertainty": {"method": " ".join((trainer.method.__doc__ or "").split("\n\n")[1].split())}
-        | coverage,
-    }
+        "uncertainty": {"method": _first_words(average)} | coverage,
+        "limits": LIMITS if is_phantom else [*LIMITS, PEOPLE_INSIDE],
+    }  # fmt: skip
     save_bundle(
         folder,
-        trainer.average,
+        average,
         card,
         grid=MODEL_GRID,
-        window=DEFAULT_WINDOW,
+        window=window,
         data_range=statistics.data_range,
         bank=statistics.bank,
     )
 
 
-def describe(arguments: argparse.Namespace, split: Split) -> dict[str, Any]:
+def _first_words(method: Method) -> str:
+    """Return the second paragraph of the class's text, which says what its standard deviation is."""
+    paragraphs = (type(method).__doc__ or "").split("\n\n")
+    return " ".join(paragraphs[min(1, len(paragraphs) - 1)].split())
+
+
+def describe(people: People, config: TrainConfig) -> dict[str, Any]:
     """Return what the model card says about the training."""
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     return {
-        "data": arguments.data_note,
-        "generator": "pds_bids.phantom.stream.PairStream",
-        "split": asdict(split),
-        "seed": arguments.seed,
+        **people.description,
+        "split": {name: len(members) for name, members in asdict(people.split).items()}
+        | ({"names": asdict(people.split)} if "generator" in people.description else {}),
+        "config": asdict(config) | {"precision": str(config.precision)},
+        "seed": config.seed,
         "commit": git.stdout.strip() or "unknown",
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
     }
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    config = TrainConfig()
-    parser = argparse.ArgumentParser(prog="python -m pds_bids.training.run", description=__doc__)
-    add = parser.add_argument
-    parser.add_argument(
-        "output", type=Path, help="folder for checkpoints and logs; resumed when it holds any"
-    )
-    add("--bundle", type=Path, required=True, help="folder to write the model bundle to")
-    add("--labels", type=Path, help="folder of label maps (SynthSeg); default: template only")
-    parser.add_argument("--data-note", default="", help="label maps and their licence, for the card")
-    parser.add_argument(
-        "--cache", type=Path, required=True, help="folder for aligned anatomies and the template"
-    )
-    add("--seed", type=int, default=1)
-    add("--steps", type=int, default=config.n_steps)
-    add("--batch-size", type=int, default=config.batch_size)
-    add("--learning-rate", type=float, help="peak; default: what suits the method")
-    add("--n-atlas", type=int, default=150, help="pairs averaged into the atlas")
-    add("--n-bank", type=int, default=12, help="pairs kept for the baselines")
-    add("--n-validation", type=int, default=4, help="held-out pairs")
-    add("--device", default="cpu")
-    add("--threads", type=int, default=1, help="threads of this process")
-    add("--in-process", action="store_true", help="make pairs in this process")
-    parser.add_argument(
-        "--export-only", action="store_true", help="write the bundle from the checkpoint as it is"
-    )
-    return parser.parse_args(argv)
-
-
-def train(arguments: argparse.Namespace) -> Path:
-    """Train as the command line says and return the folder of the bundle."""
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(derive_seed(arguments.seed, "weights") % 2**32)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    people = load_people(arguments.labels, arguments.cache, arguments.seed)
-    people.split.save(arguments.output / "split.json")
-    window = DEFAULT_WINDOW
-    start = time.monotonic()
-    # Kept, so that a resumed training does not depend on anything made anew.
-    stored = arguments.output / "statistics.npz"
-    if not stored.exists():
-        mask = people.template.mask
-        gather_statistics(people.train, mask, window, arguments.n_atlas, arguments.n_bank).save(stored)
-        LOGGER.info("%d pairs averaged in %.0f s", arguments.n_atlas, time.monotonic() - start)
-    statistics = Statistics.load(stored)
-    method = UNetMethod(UNetConfig(), window.shape)
-    method.set_statistics(
-        torch.from_numpy(window.crop(statistics.atlas))[None], torch.from_numpy(statistics.prior)[None]
-    )
-    rate = arguments.learning_rate or method.learning_rate
-    config = TrainConfig(arguments.steps, arguments.batch_size, rate, seed=arguments.seed)
-    trainer = Trainer(method, config, arguments.output, arguments.device)
-    validation = validation_batches(people.validation, window, arguments.n_validation)
-    training = describe(arguments, people.split)
-    record = arguments.output / "training.json"
-    if arguments.export_only and record.exists():
-        training |= json.loads(record.read_text())
-    elif not arguments.export_only:
-        first = trainer.step * config.batch_size
-        stream = ExampleStream(
-            people.train, window, Augmentation(), derive_seed(arguments.seed, "examples"), first
-        )
-        trainer.fit(loader(stream, config.batch_size, in_process=arguments.in_process), validation)
-        training |= {"wall_time_s": round(time.monotonic() - start), "config": asdict(config)}
-        record.write_text(json.dumps(training, indent=2) + "\n")
-    export(trainer, statistics, validation, arguments.bundle, training)
-    return arguments.bundle
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    try:
-        train(parse_arguments(argv))
-    except PDSError as error:
-        LOGGER.error("%s", error)  # noqa: TRY400 - the message says it all
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _rank() -> int:
+    """Return which process this is, before Lightning has joined them."""
+    names = ("RANK", "LOCAL_RANK") if "SLURM_PROCID" not in os.environ else ("RANK", "SLURM_PROCID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
