@@ -26,7 +26,7 @@ class TrainConfig:
     learning_rate : float
         Peak, reached after `n_warmup` updates.
     n_warmup : int
-        Updates of linear warm-up.
+        Updates of linear warm-up; at most a fifth of a stage.
     weight_decay : float
         Of AdamW.
     ema_decay : float

@@ -153,9 +153,10 @@ class Updater:
             self.method.load_state_dict(self.average.state_dict())
             self._enter(self.method.stages[index])
         first = self._first(index)
-        factor = learning_rate_factor(
-            self.update_count - first, self.config.n_warmup, self.ends[index] - first
-        )
+        length = self.ends[index] - first
+        # A short stage must not end before its warm-up does.
+        n_warmup = min(self.config.n_warmup, max(length // 5, 1))
+        factor = learning_rate_factor(self.update_count - first, n_warmup, length)
         for player, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = factor * self.config.learning_rate * self.method.rate_factors.get(player, 1.0)
