@@ -224,7 +224,7 @@ def _ants(kind: str) -> Callable[[Case], Callable[[], np.ndarray]]:
 TOOLS: dict[str, Callable[[Case], Callable[[], np.ndarray]]] = {
     "pds-bids": _ours,
     "picsl-greedy affine NMI + NCC": _greedy(both_ways=True),
-    "picsl-greedy, one way only": _greedy(both_ways=False),
+    "picsl-greedy one way": _greedy(both_ways=False),
     "SimpleITK affine MI + demons": _simpleitk,
     "dipy affine MI + SyN CC": _dipy,
     "ANTs SyNQuick": _ants("antsRegistrationSyNQuick[s]"),
