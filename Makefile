@@ -12,7 +12,7 @@ export GOMP_SPINCOUNT = 0
 export NIPYPE_NO_ET = 1
 export NO_ET = 1
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 install: $(STAMP)
 
@@ -39,5 +39,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# Every warning is an error; what is imported for the API takes about a minute.
+docs: $(STAMP)
+	rm -rf docs/api docs/_build
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) docs/api docs/_build

@@ -95,7 +95,7 @@ def draw(panels: list[tuple[str, np.ndarray]], path: Path) -> None:
             axis.imshow(crop(image[cut], brain[cut]).T, cmap=colours, vmin=lower, vmax=top, origin="lower")
             axis.set_axis_off()
             if title.startswith("SYNTHETIC"):
-                axis.text(0.5, 0.02, "SYNTHETIC", transform=axis.transAxes, color="#ffb000", ha="center", fontsize=8)
+                axis.text(0.02, 0.02, "SYNTHETIC", transform=axis.transAxes, color="#ffb000", fontsize=8)
         is_predicted = title.startswith("SYNTHETIC")
         axes[0, column].set_title(title, color="#ffb000" if is_predicted else "white", fontsize=10)
     note = "Simulated person; 3 mm template grid, × in-brain mean; left of the picture is left of the person"

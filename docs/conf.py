@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 import graph_renderer  # noqa: E402 - own extension, found through the line above
+from nipype import logging as nipype_logging  # noqa: E402
 
 from pds_bids import __version__  # noqa: E402
 
@@ -18,6 +19,7 @@ os.environ.setdefault("NIPYPE_NO_ET", "1")
 os.environ.setdefault("NO_ET", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "0")
+nipype_logging.getLogger("nipype.workflow").setLevel("WARNING")
 
 project = "pds-bids"
 author = "The pds-bids developers"

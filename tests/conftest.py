@@ -41,6 +41,17 @@ def make_skeleton(tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, Any]]
     return make
 
 
+@pytest.fixture(scope="session")
+def write_skeleton() -> Callable[[Path, dict[str, Any]], None]:
+    """Give the function that writes the ``files`` of a skeleton into a folder."""
+
+    def write(root: Path, files: dict[str, Any]) -> None:
+        for path, content in files.items():
+            write_skeleton_file(root / path, content)
+
+    return write
+
+
 def write_skeleton_file(path: Path, content: Any) -> None:
     """Write one file of a skeleton."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """``.. model-cards::``: what ``model.json`` says of every model bundle that ships with the package."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class ModelCards(Directive):
         section += nodes.title(text=_words(title))
         if folder is not None:
             megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-            section += nodes.paragraph(text=f"In pds_bids/data/models/{folder.name}/, {megabytes:.1f} MB in all.")
+            place = nodes.literal(text=f"pds_bids/data/models/{folder.name}/")
+            section += nodes.paragraph("", "In ", place, f", {megabytes:.1f} MB in all.")
         plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
         if plain:
             section += _table([["", ""]], [[_words(key), value] for key, value in plain.items()])
@@ -75,7 +77,8 @@ def _has_mapping(row: Mapping[str, Any]) -> bool:
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    """Return a key as a reader would write it; a last ``_s`` is a unit."""
+    return re.sub(r"_s$", " (s)", key).replace("_", " ")
 
 
 def _table(head: list[list[str]], body: list[list[Any]]) -> nodes.container:
@@ -102,6 +105,9 @@ def _cell(value: Any) -> Iterator[nodes.Node]:
         yield nodes.paragraph(text=", ".join(map(str, value)) if flat else json.dumps(value))
     elif isinstance(value, float):
         yield nodes.paragraph(text=f"{value:.4g}")
+    elif "--" in str(value):
+        # A literal: typographic dashes would spoil a command line.
+        yield nodes.paragraph("", "", nodes.literal(text=str(value)))
     else:
         yield nodes.paragraph(text=str(value))
 
