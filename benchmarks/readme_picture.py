@@ -31,13 +31,17 @@ MAX_KB = 300
 
 def main() -> int:
     """Draw and save; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of pds-bids")
     parser.add_argument("picture", type=Path, metavar="PNG", help="file to write")
     parser.add_argument("--participant", default="01", metavar="LABEL", help="default: 01")
     arguments = parser.parse_args()
     if not is_simulated(arguments.folder):
-        print(f"{arguments.folder}: its source is not a dataset of pds-bids-phantom; refused", file=sys.stderr)
+        print(
+            f"{arguments.folder}: its source is not a dataset of pds-bids-phantom; refused", file=sys.stderr
+        )
         return 2
     draw(read_images(arguments.folder, arguments.participant), arguments.picture)
     size_kb = arguments.picture.stat().st_size / 1e3
@@ -117,7 +121,7 @@ def at(brain: np.ndarray, axis: int, share: float) -> int:
     """Return the index at a share of the brain's extent along an axis."""
     others = tuple(other for other in range(3) if other != axis)
     inside = np.flatnonzero(brain.any(axis=others))
-    return int(round(inside[0] + share * (inside[-1] - inside[0])))
+    return round(float(inside[0] + share * (inside[-1] - inside[0])))
 
 
 def crop(image: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -39,12 +39,14 @@ extensions = [
 ]
 # Short names of classes occur in several modules; Sphinx then links to the first.
 suppress_warnings = ["ref.python"]
+# Typographic quotes and dashes would spoil commands and JSON that readers copy.
+smartquotes = False
 root_doc = "index"
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "_ext", "_templates"]
 templates_path = ["_templates"]
 default_role = "py:obj"
-# References of types in docstrings ("ndarray", "array-like") are prose; those of pages and options are checked.
+# Types in docstrings ("ndarray", "array-like") are prose; references to pages and options are checked.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
@@ -78,7 +80,13 @@ wf_template = """
 wf_html_show_source_link = False
 wf_working_directory = tempfile.mkdtemp(prefix="pds-bids-docs-")
 # The examples name scans that Nipype wants to see; nothing reads them.
-for name in ("sub-01_task-rest_bold.nii.gz", "sub-01_dwi.nii.gz", "sub-01_T1w.nii.gz", "dwi.bval", "dwi.bvec"):
+for name in (
+    "sub-01_task-rest_bold.nii.gz",
+    "sub-01_dwi.nii.gz",
+    "sub-01_T1w.nii.gz",
+    "dwi.bval",
+    "dwi.bvec",
+):
     Path(wf_working_directory, name).touch()
 for role in ("series", "mask", "confounds", "anat"):
     Path(wf_working_directory, role).touch()

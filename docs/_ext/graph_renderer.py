@@ -25,7 +25,9 @@ def provide_dot() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="pds-bids-docs-"))
     program = folder / "dot"
-    program.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n"
+    )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(folder)])
 

@@ -59,7 +59,9 @@ class ModelCards(Directive):
             section = nodes.section(ids=[nodes.make_id(f"bundle-{identifier}")])
             section += nodes.title(text=_words(key))
             columns = list(dict.fromkeys(column for row in rows for column in row))
-            body = [[_words(name), *(row.get(column, "") for column in columns)] for name, row in content.items()]
+            body = [
+                [_words(name), *(row.get(column, "") for column in columns)] for name, row in content.items()
+            ]
             section += _table([["", *map(_words, columns)]], body)
             return section
         section = self._section(key, content)

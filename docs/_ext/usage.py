@@ -49,7 +49,7 @@ def _option_lines(action: argparse.Action, parser: argparse.ArgumentParser) -> I
     yield f".. option:: {', '.join(f'{name} {value}'.strip() for name in names)}"
     yield ""
     text = (action.help or "") % (vars(action) | {"prog": parser.prog})
-    yield f"   {_escaped(text)}"
+    yield f"   {_escaped(text)}{'' if text.endswith('.') else '.'}"
     if action.choices is not None:
         yield f"   Choices: {', '.join(f'``{choice}``' for choice in action.choices)}."
     yield ""

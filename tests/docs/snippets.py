@@ -60,7 +60,11 @@ def _snippets(path: Path) -> Iterator[Snippet]:
     for match in (FENCE if path.suffix == ".md" else DIRECTIVE).finditer(text):
         before = text[: match.start()]
         setup = SETUP.search(before)
-        body = re.sub(r"^ {4}", "", match["body"], flags=re.MULTILINE) if path.suffix == ".rst" else match["body"]
+        body = (
+            re.sub(r"^ {4}", "", match["body"], flags=re.MULTILINE)
+            if path.suffix == ".rst"
+            else match["body"]
+        )
         yield Snippet(
             str(path.relative_to(ROOT)),
             before.count("\n") + 1,

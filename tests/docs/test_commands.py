@@ -1,8 +1,8 @@
 """Every command and every Python block of the documentation, executed.
 
-Simulators and the participant run of the tour run as they stand, on fewer voxels. A further run of the app stops
-after its plan (``--dry-run``). What needs another machine (containers, clusters, installs) is taken apart: its
-arguments for pds-bids go through the real parser, its files and targets have to exist.
+Simulators and the participant run of the tour run as they stand, on fewer voxels. A further run of the app
+stops after its plan (``--dry-run``). What needs another machine (containers, clusters, installs) is taken
+apart: its arguments for pds-bids go through the real parser, its files and targets have to exist.
 """
 
 import json
@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,11 @@ def sandbox(tmp_path_factory, write_skeleton):
     for place in ("data", "new"):
         write_skeleton(folder / place, files)
     for pipeline in ("fMRIPrep", "QSIPrep"):
-        made_by = {"Name": pipeline, "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": pipeline, "Version": "25.1.0"}]}
+        made_by = {
+            "Name": pipeline,
+            "BIDSVersion": "1.10.0",
+            "GeneratedBy": [{"Name": pipeline, "Version": "25.1.0"}],
+        }
         write_skeleton(folder / "data/derivatives" / pipeline.lower(), {"dataset_description.json": made_by})
     for place in ("labels", "out/models/pds"):
         (folder / place).mkdir(parents=True)
@@ -107,7 +112,7 @@ def test_command(page, command, sandbox, tour):
         done = tour[command]
         assert done.returncode == 0, done.stdout + done.stderr
         return
-    words = [word for word in shlex.split(command, comments=True)]
+    words = shlex.split(command, comments=True)
     runner = next((runner for runner in RUNNERS if command.startswith(runner)), None)
     if runner:
         check_arguments(words)
@@ -164,7 +169,9 @@ def test_every_file_of_the_tour_is_on_the_page_of_outputs(sandbox, tour):
     """No output is left unexplained; names are those of a finished run, not of the table in the code."""
     page = (ROOT / "docs" / "outputs.md").read_text()
     names = re.findall(r"`\*(_[\w+.-]+?)(?:\.nii\.gz|\.tsv|\.json|\.txt)`", page)
-    entities = re.compile(r"^sub-01(_ses-1)?(_task-rest)?(_space-MNI152NLin2009cAsym)?(_atlas-\w+?)?(_res-3)?")
+    entities = re.compile(
+        r"^sub-01(_ses-1)?(_task-rest)?(_space-MNI152NLin2009cAsym)?(_atlas-\w+?)?(_res-3)?"
+    )
     unknown = []
     for path in sorted((sandbox / "demo/out/sub-01").rglob("sub-01_*")):
         if path.parent.name in ("figures", "log") or "log" in path.parts:
@@ -188,6 +195,7 @@ def call(words: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
 
 def placed(word: str, folder: Path) -> str:
     """Move the folders of the examples into the sandbox."""
+    word = word.replace("$participant", "01").replace("$TMPDIR", str(folder))
     pattern = rf"(?<![\w.])({'|'.join(PLACES)})(?=[/:]|$)"
     return re.sub(pattern, lambda match: f"{folder}{match[1]}", word)
 
@@ -213,7 +221,9 @@ def parse(words: list[str]) -> None:
 
 def check_arguments(words: list[str]) -> None:
     """Parse what a container or a launcher hands to the app: from its name, or that of its image, on."""
-    starts = [n for n, word in enumerate(words) if re.fullmatch(r"(.*/)?pds-bids[-\w]*(:[\w.-]+|\.sif)?\)?", word)]
+    starts = [
+        n for n, word in enumerate(words) if re.fullmatch(r"(.*/)?pds-bids[-\w]*(:[\w.-]+|\.sif)?\)?", word)
+    ]
     assert starts, f"no pds-bids in {words}"
     program = "pds-bids-phantom" if "phantom" in words[starts[-1]] else "pds-bids"
     parse([program, *words[starts[-1] + 1 :]])
@@ -230,8 +240,6 @@ def check_targets(targets: list[str]) -> None:
 
 def check_requirements(requirements: list[str]) -> None:
     """What pip is to install: this package with extras that exist, or the torch of the Makefile."""
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in requirements:
         match = re.fullmatch(r"(?:pds-bids|\.)(?:\[([\w,]+)\])?", requirement)
@@ -239,7 +247,9 @@ def check_requirements(requirements: list[str]) -> None:
             extras = (match[1] or "").split(",") if match[1] else []
             assert set(extras) <= set(project["optional-dependencies"]), requirement
         elif not requirement.startswith("https://"):
-            assert requirement in (ROOT / "Makefile").read_text(), f"{requirement} is not what the Makefile installs"
+            assert requirement in (ROOT / "Makefile").read_text(), (
+                f"{requirement} is not what the Makefile installs"
+            )
 
 
 def check_script(words: list[str]) -> None:
@@ -262,7 +272,9 @@ def test_inline_commands_name_what_exists():
                 assert (ROOT / words[1].split("::")[0]).exists(), command
             else:
                 known = {name for action in PARSERS[words[0]]()._actions for name in action.option_strings}
-                problems += [f"{page.name}: {w}" for w in words if w.startswith("--") and w.split("=")[0] not in known]
+                problems += [
+                    f"{page.name}: {w}" for w in words if w.startswith("--") and w.split("=")[0] not in known
+                ]
     assert not problems
 
 

@@ -4,6 +4,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tomllib
 from html import unescape
 from pathlib import Path
 
@@ -31,7 +32,18 @@ def page(tmp_path_factory) -> str:
     text = CONF.format(extensions=str(ROOT / "docs" / "_ext"), root=str(ROOT))
     (folder / "conf.py").write_text(text)
     (folder / "usage.md").write_text((ROOT / "docs" / "usage.md").read_text())
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-n", "-W", str(folder), str(folder / "html")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-b",
+        "html",
+        "-q",
+        "-n",
+        "-W",
+        str(folder),
+        str(folder / "html"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return unescape(re.sub(r"<[^>]+>", "", (folder / "html" / "usage.html").read_text()))
@@ -42,8 +54,6 @@ def actions(program: str) -> list[argparse.Action]:
 
 
 def test_all_console_scripts_are_described():
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(PARSERS) == set(project["scripts"])
 

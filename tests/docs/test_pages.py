@@ -9,7 +9,12 @@ import pytest
 from pds_bids.bids.names import modalities_of, output_keys, output_path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGES.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|\!\[[^\]]*\]\(([^)\s]+)\)")
 SPEC = json.loads((ROOT / "pds_bids" / "data" / "io_spec.json").read_text())
 MAX_PICTURE_KB = 300
@@ -27,6 +32,13 @@ def test_links_lead_somewhere(page):
         if not file.exists() or (anchor and anchor not in headings(file)):
             broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_blocks_say_what_they_are(page):
+    """A block without a language would not be executed by the tests."""
+    opening = re.findall(r"^```(.*)$", page.read_text(), re.MULTILINE)[::2]
+    assert all(opening), f"{opening.count('')} blocks without a language"
 
 
 def headings(page: Path) -> set[str]:
