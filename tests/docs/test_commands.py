@@ -5,6 +5,9 @@ stops after its plan (``--dry-run``). What needs another machine (containers, cl
 apart: its arguments for pds-bids go through the real parser, its files and targets have to exist.
 """
 
+import importlib
+import io
+import itertools
 import json
 import os
 import re
@@ -12,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -29,13 +33,16 @@ SMALL_PEOPLE += " --participants 2 --sites 1 --cache-dir demo/work/caches/templa
 SMALL_RUN = "--sloppy --n-segments 2 --participant-label 01 --nprocs 1 --skip-bids-validation"
 # Folders that pages use as examples, and where they are in the sandbox.
 PLACES = ("/data", "/out2", "/out", "/new", "/scratch", "/labels")
-RUNNERS = ("docker run", "apptainer run", "apptainer exec", "singularity run", "srun", "torchrun")
-# First words that are only checked for their syntax, and why.
-SYNTAX_ONLY = {
+RUNNERS = ("docker run", "apptainer run", "apptainer exec", "singularity run")
+FOLDERS = ("benchmarks/", "descriptors/", "docs/", "scripts/", "tests/", "workflows/", "singularity.def")
+# First words of commands whose syntax and files are checked, but which are not executed here, and why.
+NOT_HERE = {
     "python3": "makes or leaves a virtual environment",
     "docker": "no Docker where the tests run; the containers have tests of their own",
     "apptainer": "as docker",
-    "sbatch": "no SLURM where the tests run; the script has to exist",
+    "sbatch": "no SLURM where the tests run; the scripts have tests of their own",
+    "bosh": "executed by the tests of the descriptors",
+    "export": "sets a variable for the next command",
     "git": "needs a clone of its own",
     "pre-commit": "writes to the repository's hooks",
     "cd": "goes into a folder that another command has made",
@@ -112,19 +119,23 @@ def test_command(page, command, sandbox, tour):
         done = tour[command]
         assert done.returncode == 0, done.stdout + done.stderr
         return
-    words = shlex.split(command, comments=True)
-    runner = next((runner for runner in RUNNERS if command.startswith(runner)), None)
-    if runner:
+    words = without_assignments(shlex.split(command, comments=True))
+    check_files(words)
+    if " ".join(words[:2]) in RUNNERS or words[:1] in (["srun"], ["torchrun"]):
         check_arguments(words)
+    elif not words or words[0] in NOT_HERE:
+        return
     elif words[0] == "make":
         check_targets(words[1:])
     elif words[:2] == ["pip", "install"]:
         check_requirements([word for word in words[2:] if not word.startswith("-")])
-    elif words[0] == "python" and words[1].startswith("benchmarks/"):
+    elif words[0] == "python" and words[1].endswith(".py"):
+        check_script(words[1:])
+    elif words[0].endswith(".sh"):
         check_script(words)
     elif words[0] in PARSERS:
         run_app(words, sandbox)
-    elif words[0] not in SYNTAX_ONLY and "=" not in words[0]:
+    else:
         done = call(["bash", "-c", command], sandbox)
         assert done.returncode == 0, done.stderr
 
@@ -170,7 +181,7 @@ def test_every_file_of_the_tour_is_on_the_page_of_outputs(sandbox, tour):
     page = (ROOT / "docs" / "outputs.md").read_text()
     names = re.findall(r"`\*(_[\w+.-]+?)(?:\.nii\.gz|\.tsv|\.json|\.txt)`", page)
     entities = re.compile(
-        r"^sub-01(_ses-1)?(_task-rest)?(_space-MNI152NLin2009cAsym)?(_atlas-\w+?)?(_res-3)?"
+        r"^sub-01(_ses-1)?(_task-rest)?(_space-MNI152NLin2009cAsym)?(_atlas-[A-Za-z0-9]+)?(_res-3)?"
     )
     unknown = []
     for path in sorted((sandbox / "demo/out/sub-01").rglob("sub-01_*")):
@@ -193,6 +204,21 @@ def call(words: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
+def call_here(words: list[str], folder: Path) -> tuple[int, str]:
+    """Call a console script in this process, which saves the imports, and leave the process as it was."""
+    module = importlib.import_module(f"pds_bids.cli.{MODULES[words[0]]}")
+    environment, text = dict(os.environ), io.StringIO()
+    try:
+        with chdir(folder), redirect_stdout(text), redirect_stderr(text):
+            code = module.main(words[1:])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    return code, text.getvalue()
+
+
 def placed(word: str, folder: Path) -> str:
     """Move the folders of the examples into the sandbox."""
     word = word.replace("$participant", "01").replace("$TMPDIR", str(folder))
@@ -208,15 +234,28 @@ def run_app(words: list[str], folder: Path) -> None:
         return
     if words[0] == "pds-bids" and len(words) > 2 and words[3:4] != ["group"]:
         words.append("--dry-run")
-    done = call(words, folder)
+    code, text = call_here(words, folder)
     allowed = {0, EXIT_NO_DEVICE} if "cuda" in words else {0}
-    assert done.returncode in allowed, done.stdout + done.stderr
+    assert code in allowed, text
+
+
+def without_assignments(words: list[str]) -> list[str]:
+    """Leave out variables that are set for the command alone."""
+    first = next((n for n, word in enumerate(words) if not re.match(r"[A-Za-z_]\w*=", word)), len(words))
+    return words[first:]
+
+
+def check_files(words: list[str]) -> None:
+    """Files of the repository that a command names exist."""
+    missing = [word for word in words if word.startswith(FOLDERS) and not (ROOT / word).exists()]
+    assert not [word for word in missing if "*" not in word and not word.endswith(".png")]
 
 
 def parse(words: list[str]) -> None:
     """Let the real parser read the arguments; variables of the shell stand for a number."""
     arguments = [re.sub(r"\$\(?\w[^\s]*|\$\{?\w+\}?", "1", word) for word in words[1:]]
-    PARSERS[words[0]]().parse_args(arguments)
+    if arguments != ["--help"]:
+        PARSERS[words[0]]().parse_args(arguments)
 
 
 def check_arguments(words: list[str]) -> None:
@@ -225,7 +264,8 @@ def check_arguments(words: list[str]) -> None:
         n for n, word in enumerate(words) if re.fullmatch(r"(.*/)?pds-bids[-\w]*(:[\w.-]+|\.sif)?\)?", word)
     ]
     assert starts, f"no pds-bids in {words}"
-    program = "pds-bids-phantom" if "phantom" in words[starts[-1]] else "pds-bids"
+    entry = [word for before, word in itertools.pairwise(words) if before == "--entrypoint"]
+    program = entry[0] if entry else "pds-bids"
     parse([program, *words[starts[-1] + 1 :]])
 
 
@@ -254,9 +294,12 @@ def check_requirements(requirements: list[str]) -> None:
 
 def check_script(words: list[str]) -> None:
     """A script of the repository that takes the options that it is given."""
-    text = (ROOT / words[1]).read_text()
-    for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
-        assert f'"{option}"' in text, f"{words[1]} has no {option}"
+    script = ROOT / words[0]
+    text = "".join(path.read_text() for path in script.parent.iterdir() if path.suffix == script.suffix)
+    handed_on = {name for action in app_parser()._actions for name in action.option_strings}
+    for option in (word.split("=")[0] for word in words[1:] if word.startswith("--")):
+        is_own = re.search(rf"(?<![\w-]){option}(?![\w-])", text)
+        assert is_own or (script.suffix == ".sh" and option in handed_on), f"{words[0]} has no {option}"
 
 
 def test_inline_commands_name_what_exists():
@@ -267,7 +310,7 @@ def test_inline_commands_name_what_exists():
         for command in inline.findall(page.read_text()):
             words = command.split()
             if words[0] == "python":
-                check_script(words)
+                check_script(words[1:])
             elif words[0] == "pytest":
                 assert (ROOT / words[1].split("::")[0]).exists(), command
             else:
