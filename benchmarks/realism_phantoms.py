@@ -26,7 +26,7 @@ from pds_bids.phantom.person import Person, Scan, draw_person, scan
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 
-__all__ = ["model_looks", "native_looks", "native_person"]
+__all__ = ["model_person", "model_stream", "native_person"]
 
 # Voxels in plane and slice thickness, each drawn between two limits.
 BOLD_VOXELS_MM = (2.0, 4.0), (2.2, 4.4)
@@ -46,27 +46,24 @@ SHARE_RAW = 0.45
 SHARE_FAILED = 0.15
 
 
-def model_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
-    """Return the sources of the training stream that obey signal equations."""
-    stream = PairStream(heads, seed, template=template, random_contrast=0.0)
+def model_stream(heads: list[Anatomy], template: Template, seed: int) -> PairStream:
+    """Return a stream whose sources all obey signal equations."""
+    return PairStream(heads, seed, template=template, random_contrast=0.0)
+
+
+def model_person(stream: PairStream, template: Template, index: int) -> list[Look]:
+    """Return the sources of one pair of the training stream."""
     maps = tissue_maps(template)
-    looks = []
-    for index in range(count):
-        pair = stream.pair(index)
-        mask = pair.mask.numpy()
-        for channel, kind in enumerate(("bold", "dwi", "b0")):
-            image = pair.source[channel].numpy()
-            looks.append(Look(f"stream {index}", kind, image, mask, maps, template.grid))
-    return looks
-
-
-def native_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
-    """Return means of the cohort generator's series of people at rest, protocols and fields of view drawn."""
-    return [look for index in range(count) for look in native_person(heads, template, seed, index)]
+    pair = stream.pair(index)
+    mask = pair.mask.numpy()
+    return [
+        Look(f"stream {index}", kind, pair.source[channel].numpy(), mask, maps, template.grid)
+        for channel, kind in enumerate(("bold", "dwi", "b0"))
+    ]
 
 
 def native_person(heads: list[Anatomy], template: Template, seed: int, index: int) -> list[Look]:
-    """Return the means of one person."""
+    """Return means of the cohort generator's series of one person at rest, protocol and field of view drawn."""
     rng = np.random.default_rng(derive_seed(seed, "native", index))
     person = draw_person(rng, heads[index % len(heads)])
     plan = draw_acquisition(rng, 0.0)
