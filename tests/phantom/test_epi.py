@@ -12,9 +12,10 @@ from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.pepolar import Blip, field_from_blips
 from pds_bids.imaging.undistort import undistorted
 from pds_bids.phantom.bold import bold_series
+from pds_bids.phantom.coil import coil_field
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.dwi import dwi_series
-from pds_bids.phantom.epi import EpiOptions, Readout, coil_field, ghosted, named_draws, remap, rician
+from pds_bids.phantom.epi import EpiOptions, Readout, ghosted, named_draws, remap, rician
 from pds_bids.phantom.fluctuations import BoldOptions
 from pds_bids.phantom.moving_head import evaluate, finer_along, head_lattice, spline
 from pds_bids.phantom.tissue import BRAIN, Tissue
