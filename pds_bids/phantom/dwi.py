@@ -160,7 +160,6 @@ class DwiTruth:
         """FA of the tensor of the voxel, ``(X, Y, Z)`` float32.
 
         The mean tensor of what its point spread covers, weighted by signal at b = 0, which is the tensor
-        Of the mean tensor of what its point spread covers, weighted by signal at b = 0, which is the tensor
         that weak diffusion weighting shows. With a compartment of free water, it is that of the other one;
         where there is none, FA is 0 and MD that of the water. 0 in air.
         """
