@@ -158,7 +158,7 @@ class Fidelity(SimpleInterface):
         from pds_bids.inference.bundle import load_bundle
 
         both = mask & (load(self.inputs.acquired_mask)[0] > 0)
-        targets, sources = (MODALITIES[m].contrasts for m in (direction.target, direction.source))
+        targets, sources = direction.targets, direction.sources
         compared = compare(
             self._first_volumes(targets, ("mean", "b0_mean")),
             self._first_volumes(targets, ("acquired", "acquired_b0")),

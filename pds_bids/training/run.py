@@ -18,7 +18,7 @@ from pds_bids.exceptions import UsageError
 from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.prepare import DEFAULT_WINDOW, Window
 from pds_bids.methods import METHODS, Method, UNetMethod
-from pds_bids.modalities import Direction
+from pds_bids.modalities import ANATOMY, Direction
 from pds_bids.models.unet import UNetConfig
 from pds_bids.options import ModelSize
 from pds_bids.seeds import derive_seed
@@ -275,10 +275,11 @@ def _check_same(record: dict[str, Any], path: Path, *, is_resuming: bool) -> Non
 
 
 def validation_batches(pairs: PairSource, window: Window, n_pairs: int) -> list[Example]:
-    """Return both directions of the first `n_pairs` held-out pairs."""
-    people = [pairs.pair(index) for index in range(n_pairs)]
+    """Return both directions of the first `n_pairs` held-out pairs; every other person comes without T1w."""
+    drops = [(ANATOMY,) if index % 2 else () for index in range(n_pairs)]
     return [
-        collate([make_example(person, window, direction) for direction in Direction]) for person in people
+        collate([make_example(pairs.pair(index), window, direction, drop) for direction in Direction])
+        for index, drop in enumerate(drops)
     ]
 
 
