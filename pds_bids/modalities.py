@@ -1,4 +1,4 @@
-"""The one table of modalities: BIDS names, image contrasts, and which contrasts a direction reads and writes."""
+"""The one table of modalities: BIDS names, image contrasts, and what each direction reads and writes."""
 
 from dataclasses import dataclass
 from enum import StrEnum

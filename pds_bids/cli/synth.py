@@ -43,7 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         "and synthesis.json.",
     )
     add = parser.add_argument
-    add("--source", nargs="+", required=True, metavar="NAME=FILE", help="bold=FILE, or dwi=FILE b0=FILE; t1w=FILE")
+    add(
+        "--source",
+        nargs="+",
+        required=True,
+        metavar="NAME=FILE",
+        help="bold=FILE, or dwi=FILE b0=FILE; t1w=FILE",
+    )
     add(
         "--mask", type=Path, required=True, metavar="FILE", help="brain mask of the subject on the model grid"
     )
@@ -104,8 +110,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if ANATOMY in images:
         images[ANATOMY] = np.broadcast_to(images[ANATOMY][..., :1], (*bundle.grid.shape, n_volumes))
     seeds = [
-        derive_seed(arguments.seed, *arguments.seed_names, direction, index)
-        for index in range(n_volumes)
+        derive_seed(arguments.seed, *arguments.seed_names, direction, index) for index in range(n_volumes)
     ]
     mask = _read(arguments.mask, bundle.grid, 3) > 0
     template = _read(arguments.template, bundle.grid, 4)

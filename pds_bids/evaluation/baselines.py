@@ -18,7 +18,7 @@ from pds_bids.modalities import MODALITIES, TARGETS, Contrast, Direction
 __all__ = ["Baselines", "fit_baselines"]
 
 # Voxels per simulated person for fitting; more did not change the scores and took longer.
-N_CUBIC, N_TREES = 4000, 4000
+N_VOXELS = 4000
 TREES = {"max_iter": 150, "learning_rate": 0.1, "max_leaf_nodes": 31, "min_samples_leaf": 40}
 BLURS_VOXELS = (1.0, 2.5)
 
@@ -86,11 +86,12 @@ class Baselines:
     def nearest(self, source: Images, mask: np.ndarray) -> int:
         """Return which person of the bank has the source with the smallest mean square difference."""
         people = self.bank.people_with(self.sources, self.targets)
-        distances = [
-            sum(np.mean((self._person(i, name, is_source=True)[mask] - source[name][mask]) ** 2) for name in self.sources)
-            for i in people
-        ]
-        return int(people[np.argmin(distances)])
+        distances = np.zeros(len(people))
+        for place, index in enumerate(people):
+            for name in self.sources:
+                other = self._person(int(index), name, is_source=True)
+                distances[place] += np.mean((other[mask] - source[name][mask]) ** 2)
+        return int(people[distances.argmin()])
 
     def _atlas(self, contrast: Contrast) -> np.ndarray:
         return self.bank.volume(self.bank.atlas[TARGETS.index(contrast)])
@@ -130,22 +131,21 @@ def fit_baselines(
     @lru_cache
     def tree_rows(index: int) -> np.ndarray:
         features = tree_features(person_source(index), bank.mask, bank, baselines.tissues, chosen)
-        return features[_picked(index, len(features), N_TREES)]
+        return features[_picked(index, len(features))]
 
     for target in targets:
         atlas = baselines._atlas(target)
         people = [int(index) for index in bank.people_with(chosen, (target,))]
-        values = [bank.person(index, target, is_source=False) for index in people]
-        cubic = [
-            cubic_features(person_source(index), bank.mask, atlas, chosen)[_picked(index, len(truth), N_CUBIC)]
-            for index, truth in zip(people, values, strict=True)
-        ]
-        known = [truth[_picked(i, len(truth), N_CUBIC)] for i, truth in zip(people, values, strict=True)]
-        baselines.cubics[target] = np.linalg.lstsq(np.concatenate(cubic), np.concatenate(known), rcond=None)[0]
-        known = [truth[_picked(i, len(truth), N_TREES)] for i, truth in zip(people, values, strict=True)]
+        cubic, truths = [], []
+        for index in people:
+            features = cubic_features(person_source(index), bank.mask, atlas, chosen)
+            picked = _picked(index, len(features))
+            cubic.append(features[picked])
+            truths.append(bank.person(index, target, is_source=False)[picked])
+        known = np.concatenate(truths)
+        baselines.cubics[target] = np.linalg.lstsq(np.concatenate(cubic), known, rcond=None)[0]
         model = HistGradientBoostingRegressor(**TREES, early_stopping=False, random_state=0)
-        rows = np.concatenate([tree_rows(index) for index in people])
-        baselines.trees[target] = model.fit(rows, np.concatenate(known))
+        baselines.trees[target] = model.fit(np.concatenate([tree_rows(index) for index in people]), known)
     return baselines
 
 
@@ -176,9 +176,9 @@ def tree_features(
     return np.stack(columns, 1).astype(np.float32)
 
 
-def _picked(index: int, n_voxels: int, n: int) -> np.ndarray:
+def _picked(index: int, n_voxels: int) -> np.ndarray:
     """Return random voxels of person `index`, the same ones for every table."""
-    return np.random.default_rng((0, index)).permutation(n_voxels)[:n]
+    return np.random.default_rng((0, index)).permutation(n_voxels)[:N_VOXELS]
 
 
 def _fill(mask: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -139,7 +139,7 @@ def check_inputs(
     if not set(source) - {ANATOMY} or not set(source) <= set(direction.sources):
         acquired = [str(contrast) for contrast in direction.sources if contrast != ANATOMY]
         raise DataError(
-            f"{direction}: got sources {sorted(source)}, expected some of {acquired}, and {ANATOMY} if you like"
+            f"{direction}: got sources {sorted(source)}, expected some of {acquired}, {ANATOMY} optional"
         )
     if not n_volumes:
         raise DataError(f"{direction}: no volume to synthesise from")

@@ -20,7 +20,7 @@ from pds_bids.bids.write import write_json, write_tsv
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.interfaces.images import load
 from pds_bids.interfaces.template import read_template
-from pds_bids.modalities import MODALITIES, Contrast, Direction
+from pds_bids.modalities import Contrast, Direction
 from pds_bids.template import MODEL_GRID, load_template
 
 __all__ = ["Fidelity", "ParcelTable", "SegmentTable", "SourceQuality"]

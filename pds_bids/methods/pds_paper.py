@@ -175,9 +175,7 @@ class PDSPaperMethod(PDSMethod):
             losses["adversarial"] = (weight * functional.softplus(image)).sum()
         if self.config.has_microstructure_loss:
             network = self._aid(self._microstructure_loss, "the microstructure loss", "set_perceptual")
-            value = network.to(image.device)(
-                image, batch.target * batch.mask, batch.weights
-            )
+            value = network.to(image.device)(image, batch.target * batch.mask, batch.weights)
             losses["microstructure"] = self.config.microstructure_weight * value
         return losses
 

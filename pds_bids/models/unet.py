@@ -217,7 +217,9 @@ class ConditionalUNet(nn.Module):
             guide = contrast[person, list(sources)]
             empty = torch.zeros_like(contrast[person])
             row = torch.tensor(targets, device=maps.device)
-            polynomials.append(empty.index_add(0, row, ((linear + quadratic * guide) * guide).to(empty.dtype)))
+            polynomials.append(
+                empty.index_add(0, row, ((linear + quadratic * guide) * guide).to(empty.dtype))
+            )
         mean = mean + torch.stack(polynomials)
         return mean * mask, log_scale.clamp(*LOG_SCALE_RANGE)
 

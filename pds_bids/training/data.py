@@ -49,7 +49,8 @@ class ContrastPair:
     ----------
     source, target : ndarray
         ``(C, X, Y, Z)`` float32 in the order of :class:`~pds_bids.modalities.Contrast`, in-brain mean 1 or in
-        units of ``MAP_UNITS``, zero outside the mask and where there is none. `target` holds the anatomy, too.
+        units of ``MAP_UNITS``, zero outside the mask and where there is none. `target` holds the anatomy,
+        too.
     mask : ndarray
         ``(X, Y, Z)`` bool.
     template : ndarray
@@ -101,9 +102,7 @@ class ContrastPairs:
 
     def _make(self, index: int) -> ContrastPair:
         pair = self.stream.pair(index)
-        source, target = (
-            np.zeros((len(CONTRASTS), *pair.mask.shape), np.float32) for _ in range(2)
-        )
+        source, target = (np.zeros((len(CONTRASTS), *pair.mask.shape), np.float32) for _ in range(2))
         source[[CONTRASTS.index(c) for c in SOURCE_CHANNELS]] = pair.source.cpu().numpy()
         target[[CONTRASTS.index(c) for c in TARGET_CHANNELS]] = pair.target.cpu().numpy()
         target[CONTRASTS.index(ANATOMY)] = source[CONTRASTS.index(ANATOMY)]
