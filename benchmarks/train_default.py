@@ -30,7 +30,7 @@ from pds_bids.inference.card import WEIGHTS
 from pds_bids.inference.prepare import DEFAULT_WINDOW
 from pds_bids.inference.synthesize import synthesize
 from pds_bids.methods import UNetMethod
-from pds_bids.modalities import CONTRASTS, Contrast, Direction
+from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, Contrast, Direction
 from pds_bids.models.unet import POLYNOMIAL_PAIRS, TEMPLATE_CHANNELS, UNetConfig
 from pds_bids.options import Precision
 from pds_bids.template import MODEL_GRID

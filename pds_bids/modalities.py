@@ -14,6 +14,7 @@ __all__ = [
     "Direction",
     "Modality",
     "ModalitySpec",
+    "field_prefix",
 ]
 
 
@@ -56,6 +57,17 @@ ANATOMY = Contrast.T1W
 #: Maps have an absolute scale. A 1 of a network is worth this in files: FA without unit, MD in mm^2/s. All
 #: other contrasts are divided by their in-brain mean, which for these is about 1, too.
 MAP_UNITS: dict[Contrast, float] = {Contrast.FA: 0.25, Contrast.MD: 1e-3}
+
+
+def field_prefix(contrast: Contrast) -> str:
+    """Return what stands before the names of a contrast's fields in workflows; nothing for the main ones.
+
+    Examples
+    --------
+    >>> field_prefix(Contrast.DWI) + "mean", field_prefix(Contrast.FA) + "mean"
+    ('mean', 'fa_mean')
+    """
+    return "" if contrast in (Contrast.BOLD, Contrast.DWI) else f"{contrast}_"
 
 
 @dataclass(frozen=True)
