@@ -108,7 +108,9 @@ def keep(pairs: PairSource, indices: range, path: Path) -> KeptPairs:
     return KeptPairs(path)
 
 
-def table_people(labels: Path | None, cache: Path, *, is_reduced: bool, n_test: int, n_validation: int) -> People:
+def table_people(
+    labels: Path | None, cache: Path, *, is_reduced: bool, n_test: int, n_validation: int
+) -> People:
     """Return people by split; heads that are tested are never trained on.
 
     Parameters

@@ -81,8 +81,8 @@ class PDSConfig:
     has_source : bool
         Whether the estimator sees the source; U always does.
     has_zero_terminal_snr : bool
-        Whether no signal is left at step T. Otherwise the schedule is that of Ho et al. (0.004% of the variance is left), and
-        sampling starts from noise that training never showed.
+        Whether no signal is left at step T. Otherwise the schedule is that of Ho et al., which leaves 0.004%
+        of the variance, and sampling starts from noise that training never showed.
     has_two_stages : bool
         Whether the estimator is trained first and then frozen, or everything at once.
     pattern_weight, microstructure_weight : float

@@ -198,9 +198,7 @@ def train(
         training = describe(people, config) | aids | {"wall_time_s": round(time.monotonic() - start)}
         # Lightning has brought it back from the GPU.
         updater.average.to(machine.device_type)
-        export(
-            updater, statistics, validation, bundle, training, window=window, grid=people.template.grid
-        )
+        export(updater, statistics, validation, bundle, training, window=window, grid=people.template.grid)
     return bundle
 
 

@@ -74,5 +74,5 @@ def test_intervals_cover_other_people_although_tails_are_heavy():
     for name, share in shares.items():
         assert 100 * share == pytest.approx(int(name.split("_")[1]), abs=1.5)
     # A Gaussian interval of 95% would be too short.
-    gaussian = coverage(method, list(heavy_people(40, 1)), {name: 1.96 for name in report})
+    gaussian = coverage(method, list(heavy_people(40, 1)), dict.fromkeys(report, 1.96))
     assert gaussian[f"covered_95_{CONTRASTS[0]}"] < 0.93
