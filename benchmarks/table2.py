@@ -211,7 +211,7 @@ def score(images: Images, setting: Setting) -> list[dict[str, Any]]:
 
 
 def _own_part(images: list[np.ndarray], truths: list[np.ndarray], common: np.ndarray) -> list[float | None]:
-    """Correlate, per person, how image and truth differ from the means over people; None where they do not."""
+    """Correlate, per person, what differs from the means over people; None where nothing does."""
     made, true = (np.stack([image[common] for image in each]) for each in (images, truths))
     made, true = made - made.mean(0), true - true.mean(0)
     if np.abs(made).max() < 1e-6:

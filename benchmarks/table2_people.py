@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from functools import cache as cache_call
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,10 @@ class KeptPairs:
         )
 
 
-def keep(pairs: PairSource, indices: range, path: Path) -> KeptPairs:
+def keep(make: Callable[[], PairSource], indices: range, path: Path) -> KeptPairs:
     """Make pairs and keep them, unless that was done before."""
     if not path.exists():
+        pairs = make()
         made = [pairs.pair(index) for index in indices]
         rows = [np.concatenate([p.source, p.target, p.mask[None]]).astype(np.float16) for p in made]
         np.savez(path.with_suffix(".npz"), names=[p.name for p in made], template=made[0].template)
@@ -129,23 +131,28 @@ def table_people(
     People
         Their training stream repeats after `N_TRAIN` people if reduced, and is endless otherwise.
     """
-    split = None
-    if labels is not None:
-        names = [path.name.removesuffix(".nii.gz") for path in sorted(labels.glob("*.nii.gz"))]
-        split = split_subjects(names, SEED, N_HEADS["validation"], N_HEADS["test"])
-    people = load_phantoms(labels, cache, SEED, split=split, n_validation=n_validation)
-    sizes = {"train": N_TRAIN, "validation": n_validation, "test": n_test}
-    key = hashlib.sha256(f"{VERSION} {SEED} {asdict(people.split)} {is_reduced}".encode()).hexdigest()[:10]
+    names = [path.name.removesuffix(".nii.gz") for path in sorted(labels.glob("*.nii.gz"))] if labels else []
+    split = split_subjects(names, SEED, N_HEADS["validation"], N_HEADS["test"]) if names else None
+    # Late: heads take gigabytes and are not needed once all pairs are kept.
+    streams = cache_call(lambda: load_phantoms(labels, cache, SEED, split=split))
+    key = hashlib.sha256(f"{VERSION} {SEED} {split} {is_reduced}".encode()).hexdigest()[:10]
     kept: dict[str, PairSource] = {}
-    for part, n in sizes.items():
-        pairs: PairSource = getattr(people, part)
-        if is_reduced:
-            pairs = CoarsePairs(pairs)
-        if is_reduced or part != "train":
-            pairs = keep(pairs, range(n), cache / f"pairs-{part}-{n}-{key}.npy")
-        kept[part] = pairs
-    template = load_template(get_template(cache), REDUCED_GRID) if is_reduced else people.template
-    return replace(people, **kept, template=template, atlas_indices=range(N_ATLAS))
+    for part, n in {"train": N_TRAIN, "validation": n_validation, "test": n_test}.items():
+
+        def make(part: str = part) -> PairSource:
+            pairs: PairSource = getattr(streams(), part)
+            return CoarsePairs(pairs) if is_reduced else pairs
+
+        is_kept = is_reduced or part != "train"
+        kept[part] = keep(make, range(n), cache / f"pairs-{part}-{n}-{key}.npy") if is_kept else make()
+    template = load_template(get_template(cache), REDUCED_GRID if is_reduced else MODEL_GRID)
+    return People(
+        split or streams().split,
+        **kept,
+        template=template,
+        atlas_indices=range(N_ATLAS),
+        n_validation=n_validation,
+    )
 
 
 def table_window(*, is_reduced: bool) -> Window:

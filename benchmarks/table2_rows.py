@@ -15,8 +15,8 @@ ATTENTIVE = PLAIN | {"attention": [False, True, True]}
 SPECTRAL = {"width": 16, "n_layers": 3, "has_attention": True, "is_spectral": True}
 LATENT = {"widths": [48, 48], "attention": [False, True], "head_width": 24, "has_voxel_blocks": False}
 # Few steps and draws, so that scoring does not take longer than training.
-FEW = {"n_steps": 10, "n_samples": 2}
-PDS = {"estimator": GUIDED, "refiner": UNET, "n_steps": 2, "n_samples": 4}
+FEW = {"n_steps": 5, "n_samples": 2}
+PDS = {"estimator": GUIDED, "refiner": UNET, "n_steps": 2, "n_samples": 2}
 
 #: Sizes of the networks of the reduced setting.
 REDUCED: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ REDUCED: dict[str, dict[str, Any]] = {
     "adm": {"denoiser": PLAIN, "n_samples": 2},
     "pds": PDS,
     "pds-paper": {"estimator": GUIDED, "refiner": UNET, "reading": "released"},
-    "residual-flow": {"mean": UNET, "flow": GUIDED},
+    "residual-flow": {"mean": UNET, "flow": GUIDED, "n_steps": 2, "n_samples": 2},
 }
 
 
@@ -57,17 +57,17 @@ class Row:
 
 #: PDS without each of its parts.
 ABLATIONS = {
-    "pds-no-pattern": Row("pds", {"has_pattern_loss": False}),
-    "pds-no-refinement": Row("pds", {"has_refinement": False}),
-    "pds-no-microstructure": Row("pds", {"has_microstructure_loss": False}),
     "pds-no-estimator": Row("pds", {"has_estimator": False}),
+    "pds-no-pattern": Row("pds", {"has_pattern_loss": False}),
+    "pds-no-microstructure": Row("pds", {"has_microstructure_loss": False}),
+    "pds-no-refinement": Row("pds", {"has_refinement": False}),
+    "pds-no-source": Row("pds", {"has_source": False}),
     "pds-one-stage": Row("pds", {"has_two_stages": False}),
     "pds-no-template": Row("pds", p_drop_template=1.0),
-    "pds-no-source": Row("pds", {"has_source": False}),
     "pds-no-zero-snr": Row("pds", {"has_zero_terminal_snr": False}),
 }
 #: In the order in which they are trained: what decides between winners comes first.
-FIRST = ("unet", "pds", "residual-flow", "pds-paper")
+FIRST = ("unet", "pds", "residual-flow", "pds-paper", "gan", "ddim", "adm", "ldm", "dit", "sagan", "pgan")
 ROWS = {name: Row(name) for name in (*FIRST, *(name for name in METHODS if name not in FIRST))} | ABLATIONS
 
 
