@@ -114,10 +114,11 @@ def main(argv: list[str] | None = None) -> int:
             f"{total / seconds:,.0f} |",
             flush=True,
         )
+    more = [100 * (n_parameters / PUBLISHED_PARAMETERS - 1), 100 * (flop / PUBLISHED_FLOP - 1)]
     print(
         f"\nThe authors' own code has {PUBLISHED_PARAMETERS / 1e6:.1f} M parameters and "
         f"{PUBLISHED_FLOP / 1e12:.2f} TFLOP per pass; the rebuilt networks differ by "
-        f"{100 * (n_parameters / PUBLISHED_PARAMETERS - 1):+.1f}% and {100 * (flop / PUBLISHED_FLOP - 1):+.1f}%."
+        f"{more[0]:+.1f}% and {more[1]:+.1f}%."
     )
     return 0
 
