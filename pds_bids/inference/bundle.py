@@ -59,13 +59,9 @@ class Bundle:
     def interval_widths(self) -> dict[str, dict[str, float]]:
         """By contrast and percent of voxels, half widths of intervals in standard deviations.
 
-        From people that were not trained on, see `pds_bids.training.metrics.calibrate`; empty for bundles that
-        do not say.
-
-        Examples
-        --------
-        ``{"bold": {"50": 0.66, "80": 1.33, "95": 2.5}}``: the truth lies within 2.5 standard deviations of the
-        mean in 95% of the voxels.
+        From people that were not trained on, see `pds_bids.training.metrics.calibrate`; empty for bundles
+        that do not say. ``{"bold": {"95": 2.5}}``: in 95% of the voxels, the truth lies within 2.5 standard
+        deviations of the mean.
         """
         widths: dict[str, dict[str, float]] = {}
         for name, value in self.card.get("uncertainty", {}).items():
