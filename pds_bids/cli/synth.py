@@ -178,6 +178,7 @@ def _describe_model(bundle: "Bundle") -> dict[str, object]:
         "TrainingData": bundle.card.get("training", {}).get("data", "unknown"),
         "Sampler": bundle.method.sampler,
         "Steps": bundle.method.steps,
+        **({"IntervalHalfWidthsInStd": bundle.interval_widths} if bundle.interval_widths else {}),
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from pds_bids import __version__
 from pds_bids.bids.write import write_json
 from pds_bids.exceptions import UsageError
+from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.prepare import DEFAULT_WINDOW, Window
 from pds_bids.methods import METHODS, Method, UNetMethod
@@ -197,7 +198,7 @@ def train(
         training = describe(people, config) | aids | {"wall_time_s": round(time.monotonic() - start)}
         # Lightning has brought it back from the GPU.
         updater.average.to(machine.device_type)
-        export(updater, statistics, validation, bundle, training, window=window)
+        export(updater, statistics, validation, bundle, training, window=window, grid=people.template.grid)
     return bundle
 
 
@@ -292,6 +293,7 @@ def export(
     training: dict[str, Any],
     *,
     window: Window = DEFAULT_WINDOW,
+    grid: Grid = MODEL_GRID,
 ) -> None:
     """Calibrate the averaged weights on held-out people and write the bundle.
 
@@ -309,6 +311,8 @@ def export(
         For the card.
     window : Window
         What the network sees.
+    grid : Grid
+        What `window` is a part of.
     """
     average = updater.average.eval()
     coverage = calibrate(average, validation, next(average.parameters()).device)
@@ -327,7 +331,7 @@ def export(
         folder,
         average,
         card,
-        grid=MODEL_GRID,
+        grid=grid,
         window=window,
         data_range=statistics.data_range,
         bank=statistics.bank,
