@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pds_bids.exceptions import DataError, DeviceError, GeometryError, PDSError, UsageError
-from pds_bids.modalities import MODALITIES, Contrast, Direction, Modality
+from pds_bids.modalities import ANATOMY, Contrast, Direction, Modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +39,18 @@ def build_parser() -> argparse.ArgumentParser:
         prog="pds-bids-synth",
         description="Synthesise one modality of one session from images on the model grid.",
         epilog="Every source is a 4-D image, bias-corrected, in any unit: the overall mean first, then "
-        "the segments. Outputs, in units of the in-brain mean: <contrast>_mean.nii.gz and "
-        "<contrast>_std.nii.gz with the same volumes in the same order, and synthesis.json.",
+        "the segments; the T1w is a 3-D one. Outputs, in units of the in-brain mean (FA without unit, MD in "
+        "mm^2/s): <contrast>_mean.nii.gz and <contrast>_std.nii.gz with the same volumes in the same order, "
+        "and synthesis.json.",
     )
     add = parser.add_argument
-    add("--source", nargs="+", required=True, metavar="NAME=FILE", help="bold=FILE, or dwi=FILE b0=FILE")
+    add(
+        "--source",
+        nargs="+",
+        required=True,
+        metavar="NAME=FILE",
+        help="bold=FILE, or dwi=FILE b0=FILE; t1w=FILE",
+    )
     add(
         "--mask", type=Path, required=True, metavar="FILE", help="brain mask of the subject on the model grid"
     )
@@ -75,12 +82,13 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.nthreads < 1:
         raise UsageError(f"--nthreads {arguments.nthreads}: expected 1 or more")
     direction = Direction.to(Modality(arguments.target))
-    foreign = set(sources) - set(MODALITIES[direction.source].contrasts)
+    foreign = set(sources) - set(direction.sources)
     if foreign:
         raise UsageError(
             f"--source {', '.join(sorted(foreign))} cannot serve for --target {arguments.target}"
         )
     # PyTorch takes seconds to load and reads the number of threads when it does.
+    import numpy as np
     import torch
 
     from pds_bids.inference.bundle import load_bundle
@@ -96,12 +104,14 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--method {arguments.method}: the bundle {bundle.folder} holds {bundle.method.name}"
         )
     images = {contrast: _read(path, bundle.grid, 4) for contrast, path in sources.items()}
-    lengths = {contrast: image.shape[-1] for contrast, image in images.items()}
+    lengths = {contrast: image.shape[-1] for contrast, image in images.items() if contrast != ANATOMY}
     if len(set(lengths.values())) > 1:
         raise DataError(f"sources differ in their number of volumes: {lengths}")
+    n_volumes = next(iter(lengths.values()), 0)
+    if ANATOMY in images:
+        images[ANATOMY] = np.broadcast_to(images[ANATOMY][..., :1], (*bundle.grid.shape, n_volumes))
     seeds = [
-        derive_seed(arguments.seed, *arguments.seed_names, direction, index)
-        for index in range(next(iter(lengths.values())))
+        derive_seed(arguments.seed, *arguments.seed_names, direction, index) for index in range(n_volumes)
     ]
     mask = _read(arguments.mask, bundle.grid, 3) > 0
     template = _read(arguments.template, bundle.grid, 4)
@@ -116,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> None:
         "VolumeSeeds": seeds,
         "Device": str(device),
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
-        "Units": "arbitrary, in-brain mean of an acquired image is 1",
+        "Units": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
     _write(result, bundle.grid, description, arguments.output_dir)
 
@@ -169,6 +179,7 @@ def _describe_model(bundle: "Bundle") -> dict[str, object]:
         "TrainingData": bundle.card.get("training", {}).get("data", "unknown"),
         "Sampler": bundle.method.sampler,
         "Steps": bundle.method.steps,
+        **({"IntervalHalfWidthsInStd": bundle.interval_widths} if bundle.interval_widths else {}),
     }
 
 
