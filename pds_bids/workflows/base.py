@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 from pds_bids.bids.names import log_dir, output_path
 from pds_bids.bids.series import Series
 from pds_bids.config import Device, Ignore, RunConfig
+from pds_bids.devices import visible_gpus
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w
 from pds_bids.interfaces.template import FetchTemplate
@@ -291,7 +292,7 @@ def _add_synthesis(
         random_seed=config.random_seed,
         seed_names=session.label.split(),
         device=str(config.device),
-        use_gpu=_uses_gpu(config.device),
+        use_gpu=config.device is not Device.CPU and bool(visible_gpus()),
         omp_nthreads=config.omp_nthreads or 1,
         has_acquired=has_acquired,
         name=f"{direction}_wf",
@@ -342,11 +343,6 @@ def _connect_synthesis(
             (target_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
             (target_wf, report_wf, [("outputnode.stack", "inputnode.acquired")]),
         ])  # fmt: skip
-
-
-def _uses_gpu(device: Device) -> bool:
-    """Whether the synthesis claims a GPU slot; looks for the driver's device files, not for torch."""
-    return device is not Device.CPU and Path("/dev/nvidiactl").exists()
 
 
 def _report_crashes_to(workflow: pe.Workflow, folder: Path, config: RunConfig) -> None:
