@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pds_bids.inference.bundle import Bundle
     from pds_bids.inference.synthesize import Synthesis
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code; an expected error is one line on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         _run(arguments)
     except PDSError as error:
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``pds-bids-synth``."""
     parser = argparse.ArgumentParser(
         prog="pds-bids-synth",
         description="Synthesise one modality of one session from images on the model grid.",
