@@ -21,8 +21,8 @@ def visible_gpus() -> list[str]:
     -------
     list of str
         UUIDs as ``nvidia-smi -L`` lists them, or device files where that tool is missing. Only those that
-        ``CUDA_VISIBLE_DEVICES`` names, if it is set: by number, or by the beginning of a UUID; the first entry
-        that fits none ends the list.
+        ``CUDA_VISIBLE_DEVICES`` names, if it is set: by number, or by the beginning of a UUID; the first
+        entry that fits none ends the list.
     """
     listed = _listed_gpus()
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")

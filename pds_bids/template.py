@@ -229,7 +229,7 @@ def _wheel_file(name: str) -> Path:
 
 
 def _build_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Fill `folder` by `write`, unless it is there or prebuilt; it appears in one step even if two build it."""
+    """Fill `folder` by `write`, unless it is there or prebuilt; it appears in one step, whoever builds it."""
     prebuilt = Path(os.environ.get(_PREBUILT_VARIABLE, folder.parent)) / folder.name
     for found in (prebuilt, folder):
         if found.is_dir():

@@ -35,6 +35,12 @@ def main() -> int:
     return 0
 
 
+def _check(path: Path) -> None:
+    """Refuse one of the client's placeholders."""
+    if not path.stat().st_size:
+        raise OSError(f"{path} is empty")
+
+
 def fetch(home: Path) -> None:
     """Fetch the template's files, all of them or none."""
     try:
@@ -44,8 +50,7 @@ def fetch(home: Path) -> None:
 
         for query in FILES:
             found = api.get(SPACE, resolution=2, **query)
-            if not Path(found).stat().st_size:
-                raise OSError(f"{found} is empty")
+            _check(Path(found))
     except Exception as error:  # noqa: BLE001 - whatever it is, the wheels' template is there
         print(f"fetch_templates: TemplateFlow cannot be reached ({error}); the embedded template it is")
         shutil.rmtree(home, ignore_errors=True)

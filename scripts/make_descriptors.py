@@ -78,7 +78,9 @@ def describe(
     for group in parser._action_groups:
         members = [action.dest for action in group._group_actions if action.dest not in LEFT_OUT]
         if members and group.title.startswith("Options"):
-            groups.append({"id": group.title.lower().replace(" ", "_"), "name": group.title, "members": members})
+            groups.append(
+                {"id": group.title.lower().replace(" ", "_"), "name": group.title, "members": members}
+            )
     aliases = {a.dest: a.option_strings for a in actions if len(a.option_strings) > 1}
     return {
         "name": parser.prog,
@@ -112,7 +114,9 @@ def describe_input(action: argparse.Action) -> dict[str, Any]:
         "optional": bool(action.option_strings) and not action.required,
     }
     if action.option_strings:
-        described["command-line-flag"] = max(action.option_strings[:2], key=lambda flag: flag.startswith("--"))
+        described["command-line-flag"] = max(
+            action.option_strings[:2], key=lambda flag: flag.startswith("--")
+        )
     if action.nargs == 0:
         return described | {"type": "Flag"}
     if action.nargs in ("+", "*"):

@@ -20,7 +20,9 @@ from pds_bids.workflows.pds import init_pds_wf
 
 def main() -> None:
     """Plan as the app does, build the workflow, and run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="receives everything")
     parser.add_argument("--participant-label", nargs="+", required=True, metavar="LABEL", help="without sub-")

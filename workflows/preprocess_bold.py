@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Preprocess one BOLD series with the nodes of pds-bids: head motion, mean, brain mask, template, confounds.
 
-    python preprocess_bold.py sub-01_task-rest_bold.nii.gz WORK_DIR
+python preprocess_bold.py sub-01_task-rest_bold.nii.gz WORK_DIR
 """
 
 import argparse
@@ -20,7 +20,9 @@ from pds_bids.workflows.series import init_registration_wf, init_segments_wf
 
 def main() -> None:
     """Build the workflow, run it, and say where the results are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bold", type=Path, metavar="BOLD", help="4D NIfTI, with its JSON beside it")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="receives everything")
     parser.add_argument("--n-segments", type=int, default=10, metavar="N")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Preprocess one diffusion series with the nodes of pds-bids: head motion, eddy currents, mask, template, tensor.
+"""Preprocess one diffusion series with the nodes of pds-bids: motion, eddy currents, template, tensor.
 
-    python preprocess_dwi.py sub-01_dwi.nii.gz WORK_DIR
+python preprocess_dwi.py sub-01_dwi.nii.gz WORK_DIR
 """
 
 import argparse
@@ -21,8 +21,12 @@ from pds_bids.workflows.series import init_registration_wf, init_segments_wf
 
 def main() -> None:
     """Build the workflow, run it, and say where the results are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dwi", type=Path, metavar="DWI", help="4D NIfTI, with .bval, .bvec and JSON beside it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "dwi", type=Path, metavar="DWI", help="4D NIfTI, with .bval, .bvec and JSON beside it"
+    )
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="receives everything")
     parser.add_argument("--n-segments", type=int, default=10, metavar="N")
     parser.add_argument("--sloppy", action="store_true", help="coarse and fast, to try it out")

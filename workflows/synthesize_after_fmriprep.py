@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 from nipype.interfaces.io import SelectFiles
-from nipype.interfaces.nilearn import SignalExtraction
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
@@ -52,18 +51,14 @@ def main() -> None:
         omp_nthreads=arguments.omp_nthreads,
     )
     # Somebody else's node: nilearn averages every synthetic segment in the parcels of an atlas.
-    atlas = pe.Node(
-        Function(input_names=["folder"], output_names=["label_files", "class_labels"], function=find_atlas),
-        name="atlas",
+    parcels = pe.Node(
+        Function(input_names=["in_file"], output_names=["out_file"], function=parcel_means), name="parcels"
     )
-    atlas.inputs.folder = str(arguments.work_dir)
-    parcels = pe.Node(SignalExtraction(out_file="parcels.tsv"), name="parcels")
 
     workflow = pe.Workflow(name="after_fmriprep_wf", base_dir=str(arguments.work_dir.resolve()))
     workflow.connect([
         (grab, pds_synth_wf, [(field, f"inputnode.{field}") for field in FILES[arguments.source]]),
         (pds_synth_wf, parcels, [("outputnode.segments", "in_file")]),
-        (atlas, parcels, [("label_files", "label_files"), ("class_labels", "class_labels")]),
     ])  # fmt: skip
     executed = workflow.run(plugin=arguments.plugin, plugin_args={"n_procs": arguments.nprocs})
     for node in executed.nodes():
@@ -85,21 +80,25 @@ def init_grabber(arguments: argparse.Namespace) -> pe.Node:
     return pe.Node(grabber, name="grab")
 
 
-def find_atlas(folder: str) -> tuple:
-    """Return the atlas that comes with pds-bids, and the names of its parcels."""
+def parcel_means(in_file: str) -> str:
+    """Average every volume in the parcels of the atlas that comes with pds-bids, by nilearn."""
     import csv
     from pathlib import Path
 
-    import nibabel as nib
-    import numpy as np
+    import pandas as pd
+    from nilearn.maskers import NiftiLabelsMasker
 
     from pds_bids.template import get_template
 
-    files = get_template(Path(folder))
-    with files.atlas_labels.open(newline="") as stream:
+    atlas = get_template(Path.cwd())
+    with atlas.atlas_labels.open(newline="") as stream:
         names = {int(row["index"]): row["name"] for row in csv.DictReader(stream, delimiter="\t")}
-    present = [int(index) for index in np.unique(nib.load(files.atlas).dataobj) if index]
-    return str(files.atlas), [names.get(index, f"parcel {index}") for index in present]
+    masker = NiftiLabelsMasker(atlas.atlas)
+    table = pd.DataFrame(masker.fit_transform(in_file))
+    table.columns = [names[index] for index in masker.labels_ if index]
+    out_file = Path.cwd() / "desc-synthetic_parcels.tsv"
+    table.to_csv(out_file, sep="\t", index=False)
+    return str(out_file)
 
 
 def made_by(derivatives: Path) -> str:
@@ -111,7 +110,9 @@ def made_by(derivatives: Path) -> str:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("derivatives", type=Path, metavar="DERIVATIVES", help="folder with the sub- folders")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="receives everything")
     parser.add_argument("--participant-label", required=True, metavar="LABEL", help="without sub-")

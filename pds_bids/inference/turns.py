@@ -34,8 +34,8 @@ def take_device(device: torch.device) -> Iterator[torch.device]:
 
     Notes
     -----
-    The locks lie in the folder that ``PDS_BIDS_GPU_LOCKS`` names, by default ``pds-bids-gpu`` in the folder for
-    temporary files. Containers take turns when they share that folder.
+    The locks lie in the folder that ``PDS_BIDS_GPU_LOCKS`` names, by default ``pds-bids-gpu`` in the folder
+    for temporary files. Containers take turns when they share that folder.
     """
     if device.type != "cuda":
         yield device

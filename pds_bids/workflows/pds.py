@@ -1,4 +1,4 @@
-"""Synthesis as a part of somebody else's workflow: from an acquired series, or from one preprocessed elsewhere.
+"""Synthesis as a part of another workflow: from an acquired series, or from one preprocessed elsewhere.
 
 Both workflows bring their template, have no configuration and no output folder, and run under any plugin.
 """
@@ -106,8 +106,8 @@ def init_pds_synth_wf(
     Outputs
     -------
     synthetic, std, segments
-        Prediction (3D), its standard deviation (3D), and predictions from every segment (4D), on the res-3 grid
-        of MNI152NLin2009cAsym. Names, headers and `sidecar` say that they are synthetic.
+        Prediction (3D), its standard deviation (3D), and predictions from every segment (4D), on the res-3
+        grid of MNI152NLin2009cAsym. Names, headers and `sidecar` say that they are synthetic.
     b0, b0_std
         The same for the b = 0 image, when diffusion MRI is synthesised.
     sidecar
@@ -115,8 +115,8 @@ def init_pds_synth_wf(
     qc, parcels
         Quality of the prediction (JSON), and parcel means of every segment (TSV).
     mean, mask, template_mask, template2native, native2template, gate
-        Mean of the source and mask in its space, mask on the model grid, point maps (``.npz``), and the verdict
-        on the registration (JSON).
+        Mean of the source and mask in its space, mask on the model grid, point maps (``.npz``), and the
+        verdict on the registration (JSON).
     """
     modality = Modality(source)
     workflow = pe.Workflow(name=name)

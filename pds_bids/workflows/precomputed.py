@@ -247,9 +247,7 @@ def _connect_dwi(workflow: pe.Workflow, inputnode: pe.Node, outputnode: pe.Node)
 def _motion_node(is_realigned: bool, made_by: str, dummy_scans: int | None) -> pe.Node:
     """Return the node that knows how the head moved: from the confounds, or from transforms."""
     if is_realigned:
-        return pe.Node(
-            PrecomputedConfounds(made_by=made_by, dummy_scans=dummy_scans), name="their_confounds"
-        )
+        return pe.Node(PrecomputedConfounds(made_by=made_by, dummy_scans=dummy_scans), name="their_confounds")
     return pe.Node(PrecomputedMotion(dummy_scans=dummy_scans), name="their_motion", mem_gb=0.5)
 
 

@@ -58,7 +58,7 @@ def watch(out: Path, stop: threading.Event, found: list[str], looks: list[int]) 
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.heavy)])
-def test_nothing_is_lost_and_shared_files_are_always_whole(count, tmp_path):
+def test_nothing_is_lost_and_shared_files_are_always_whole(count, tmp_path, record_property):
     data, out = write_cohort(tmp_path / "data", count), tmp_path / "out"
     stop, found, looks = threading.Event(), [], [0]
     watcher = threading.Thread(target=watch, args=(out, stop, found, looks))
@@ -80,7 +80,8 @@ def test_nothing_is_lost_and_shared_files_are_always_whole(count, tmp_path):
     texts = [run.communicate()[0] for run in runs]
     stop.set()
     watcher.join()
-    print(f"{count} at once: {time.monotonic() - start:.0f} s, {looks[0]} looks at shared files")
+    seconds = time.monotonic() - start
+    record_property("measured", f"{count} at once: {seconds:.0f} s, {looks[0]} looks")
     assert [run.returncode for run in runs] == [0] * count, texts
     assert not found
     assert looks[0] > count

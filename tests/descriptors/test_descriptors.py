@@ -1,4 +1,4 @@
-"""Descriptors against the commands that they describe: what `--help` prints, and what Boutiques makes of them."""
+"""Descriptors against the commands that they describe: what `--help` prints, what Boutiques makes of it."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Processes on the same GPUs take turns; files stand in for cards, as the lock does not know the difference."""
+"""Processes on the same GPUs take turns; files stand in for cards, the lock cannot tell the difference."""
 
 import subprocess
 import sys

@@ -71,7 +71,9 @@ def why_not() -> str:
     """Return why no cluster can be started here; empty if it can."""
     missing = [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm slurmdbd munge mariadb-server)"
+        return (
+            f"not installed: {', '.join(missing)} (apt-get install slurm-wlm slurmdbd munge mariadb-server)"
+        )
     return "" if os.geteuid() == 0 else "a cluster of one's own needs root"
 
 
@@ -93,9 +95,10 @@ class Cluster:
         """Start everything; raises with the logs' names when it does not come up."""
         self._configure()
         self._start_database()
-        self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket",
-                    f"--key-file={self.folder}/munge.key", f"--pid-file={self.folder}/munge.pid",
-                    f"--log-file={self.folder}/munge.log", f"--seed-file={self.folder}/munge.seed")  # fmt: skip
+        ends = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log"}
+        ends["seed-file"] = "seed"
+        files = [f"--{option}={self.folder}/munge.{end}" for option, end in ends.items()]
+        self._start("munged", "--foreground", "--force", *files)
         self._wait(lambda: (self.folder / "munge.socket").exists(), "munge")
         self._start("slurmdbd", "-D")
         self._wait(lambda: self.run("sacctmgr", "-i", "list", "cluster").returncode == 0, "slurmdbd")

@@ -35,9 +35,7 @@ def python(environment: dict[str, str]) -> Callable[..., subprocess.CompletedPro
 
     def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *map(str, arguments)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=cwd, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 

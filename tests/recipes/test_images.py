@@ -33,7 +33,9 @@ def test_the_index_decides_between_cpu_and_cuda(index, expected, tmp_path):
     (tmp_path / "pip").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "pip").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/bin", "TORCH_INDEX_URL": index, "TORCH_VERSION": "2.13.0"}
-    done = subprocess.run(["sh", "-euc", command], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-euc", command], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["install", *expected, "--find-links", "/wheels", "torch==2.13.0"]
 
 

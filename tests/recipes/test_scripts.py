@@ -1,4 +1,4 @@
-"""Shell scripts of the recipes with the commands replaced by ones that write down what they were called with."""
+"""Shell scripts of the recipes; the commands they call are replaced by ones that write down how."""
 
 import subprocess
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_bash_parses_it(script):
 
 @pytest.fixture
 def record(tmp_path):
-    """Put a command on the PATH that writes down its arguments, one per line; returns environment and file."""
+    """Put a command on the PATH that writes down its arguments; returns environment and file."""
     calls = tmp_path / "calls"
 
     def install(name):

@@ -1,5 +1,6 @@
-"""The batch scripts on a real Slurm: an array with a participant that fails, a retry, the group, a training."""
+"""The batch scripts on a real Slurm: an array in which one fails, its retry, the group, a training."""
 
+import os
 import re
 import shutil
 import sys
@@ -62,8 +63,16 @@ def submitted(cluster, make_phantoms, tmp_path_factory):
     array, group = done.stdout.split()
     states = cluster.wait_for(array, 60 * MINUTES)
     states |= cluster.wait_for(group, 60 * MINUTES)
-    print(cluster.run("sacct", "-j", f"{array},{group}", f"--format={FIELDS}").stdout)
+    keep(cluster.run("sacct", "-j", f"{array},{group}", f"--format={FIELDS}").stdout)
     return cluster, environment, data, out, (series, whole), array, group, states
+
+
+def keep(lines: str) -> None:
+    """Show accounting where pytest shows output, and add it to the file that PDS_SACCT names."""
+    sys.stdout.write(lines)
+    if os.environ.get("PDS_SACCT"):
+        with open(os.environ["PDS_SACCT"], "a") as stream:
+            stream.write(lines)
 
 
 def log(out, pattern):
@@ -72,7 +81,7 @@ def log(out, pattern):
 
 
 def test_one_participant_fails_and_the_others_are_complete(submitted):
-    cluster, _, _, out, _, array, _, states = submitted
+    _, _, _, out, _, array, _, states = submitted
     expected = ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
     assert [states[f"{array}_{task}"] for task in range(1, 5)] == expected
     for label in ("01", "02", "04"):
@@ -105,6 +114,7 @@ def test_only_the_failed_one_is_tried_again(submitted):
     assert done.returncode == 0, done.stderr
     again, _ = done.stdout.split()
     states = cluster.wait_for(again, 60 * MINUTES)
+    keep(cluster.run("sacct", "-X", "-j", again, f"--format={FIELDS}").stdout)
     assert states == {f"{again}_3": "COMPLETED"}
     assert list(out.glob("sub-03/dwi/*_res-3_desc-synthetic_dwiref.nii.gz"))
 
@@ -118,7 +128,7 @@ def test_two_tasks_train_together(cluster, tmp_path):
         "--validate-every", 20, "--save-every", 10, "--device", "cpu",
     )  # fmt: skip
     states = cluster.wait_for(job, 60 * MINUTES)
-    print(cluster.run("sacct", "-j", job, f"--format={FIELDS}").stdout)
+    keep(cluster.run("sacct", "-j", job, f"--format={FIELDS}").stdout)
     text = (tmp_path / "train.log").read_text()
     assert states[job] == "COMPLETED", text
     assert (tmp_path / "out" / "models" / "unet" / "model.json").exists()

@@ -1,4 +1,4 @@
-"""The wheel in a fresh environment: everything that the package needs is inside, wherever it is called from."""
+"""The wheel in a fresh environment: all that the package needs is inside, wherever it is called from."""
 
 import hashlib
 import os
