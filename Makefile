@@ -12,7 +12,7 @@ export GOMP_SPINCOUNT = 0
 export NIPYPE_NO_ET = 1
 export NO_ET = 1
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install clean slurm descriptors
 
 install: $(STAMP)
 
@@ -38,6 +38,15 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+# What the tests of the batch scripts start a cluster of their own from; needs root.
+slurm:
+	(for program in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$program > /dev/null || exit 1; done) || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  slurm-wlm slurmdbd munge mariadb-server > /dev/null; }
+
+descriptors: $(STAMP)
+	$(BIN)/python scripts/make_descriptors.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

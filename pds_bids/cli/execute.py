@@ -12,8 +12,8 @@ from nipype.pipeline import engine as pe
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from pds_bids.cli.progress import Progress
-from pds_bids.cli.validate import gpu_is_visible
 from pds_bids.config import Device, RunConfig
+from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
 from pds_bids.plan import Action, Plan
 from pds_bids.workflows.base import init_pds_bids_wf
@@ -71,7 +71,7 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
     plugin, arguments = make_plugin(
         nprocs=config.nprocs,
         memory_gb=(config.mem_mb or 0) / 1024,
-        n_gpu_procs=_gpu_slots(config),
+        n_gpu_procs=0 if config.device is Device.CPU else len(visible_gpus()),
         status_callback=progress,
         overrides=_read_plugin_file(config.use_plugin),
     )
@@ -122,14 +122,6 @@ def _configure_nipype(config: RunConfig) -> None:
         {section: {k: str(v) for k, v in d.items()} for section, d in settings.items()}
     )
     nipype_logging.update_logging(nipype_config)
-
-
-def _gpu_slots(config: RunConfig) -> int:
-    if config.device is Device.CPU or not gpu_is_visible():
-        return 0
-    import torch  # late: a second, and only where there is a GPU to count
-
-    return torch.cuda.device_count()
 
 
 def _read_plugin_file(path: Path | None) -> dict[str, Any] | None:
