@@ -52,7 +52,9 @@ def chromium() -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:
-        pytest.skip(f"no browser: none of {', '.join(CHROMIUMS)} is on the PATH (`make browser` installs one)")
+        pytest.skip(
+            f"no browser: none of {', '.join(CHROMIUMS)} is on the PATH (`make browser` installs one)"
+        )
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

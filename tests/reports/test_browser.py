@@ -84,7 +84,9 @@ def test_a_click_moves_all_panels_to_another_slice(folder, open_page):
     # Below the middle of the coronal plane, the second of three: another z, hence another axial slice.
     box = canvas.bounding_box()
     canvas.click(position={"x": 0.47 * box["width"], "y": 0.66 * box["height"]})
-    page.wait_for_function(f"document.querySelector('.viewer .controls output').textContent.indexOf('z {was[2]} ') < 0")
+    page.wait_for_function(
+        f"document.querySelector('.viewer .controls output').textContent.indexOf('z {was[2]} ') < 0"
+    )
     assert position(page)[2] < was[2] - 5
     assert canvas.screenshot() != before
     assert page.locator("canvas[data-panel=std]").screenshot() != other
@@ -141,20 +143,32 @@ def test_a_rating_is_saved_and_read_back(folder, open_page, tmp_path):
     page = open_page(copy / "sub-01.html")
     assert "rejected by A. B." in page.inner_text("#summary")
     page.set_input_files("form.rating [type=file]", saved)
-    page.wait_for_function("document.querySelector('form.rating [role=status]').textContent.startsWith('Loaded')")
+    page.wait_for_function(
+        "document.querySelector('form.rating [role=status]').textContent.startsWith('Loaded')"
+    )
     assert page.is_checked("form.rating input[value=reject]")
     assert page.input_value("form.rating textarea") == "left „frontal“"
 
 
 def test_a_rating_of_another_image_or_person_is_told(folder, open_page, tmp_path):
     page = open_page(folder / "sub-01.html")
-    entry = {"image": page.get_attribute("fieldset[data-image]", "data-image"), "sha256": "old", "verdict": "accept"}
+    entry = {
+        "image": page.get_attribute("fieldset[data-image]", "data-image"),
+        "sha256": "old",
+        "verdict": "accept",
+    }
     content = {"format": "pds-bids rating 1", "participant": "01", "session": "1", "ratings": [entry]}
-    for change, told in (({}, "made again since"), ({"participant": "02"}, "it is of sub-02"), ({"format": 1}, "no")):
+    for change, told in (
+        ({}, "made again since"),
+        ({"participant": "02"}, "it is of sub-02"),
+        ({"format": 1}, "no"),
+    ):
         file = tmp_path / "rating.json"
         file.write_text(json.dumps(content | change))
         page.set_input_files("form.rating [type=file]", file)
-        page.wait_for_function(f"document.querySelector('form.rating [role=status]').textContent.includes({told!r})")
+        page.wait_for_function(
+            f"document.querySelector('form.rating [role=status]').textContent.includes({told!r})"
+        )
 
 
 def test_a_copy_without_the_viewer_says_so(folder, open_page, tmp_path):
@@ -163,7 +177,9 @@ def test_a_copy_without_the_viewer_says_so(folder, open_page, tmp_path):
     shutil.rmtree(copy / "assets")
     page = open_page(copy / "sub-01.html")
     page.click(".viewer button")
-    page.wait_for_function("document.querySelector('.viewer [role=status]').textContent.includes('is not there')")
+    page.wait_for_function(
+        "document.querySelector('.viewer [role=status]').textContent.includes('is not there')"
+    )
     assert "assets/niivue" in page.inner_text(".viewer [role=status]")
     assert any("niivue" in text for text in open_page.wrong)
     open_page.wrong.clear()
