@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 SEED ?= 1
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 # Spinning OpenMP threads slow a busy machine down five-fold; one thread per worker is set by the app itself.
 export OMP_WAIT_POLICY = PASSIVE
@@ -27,9 +28,9 @@ demo: $(STAMP)
 	$(BIN)/pds-bids-phantom $(DEMO)/data --participants 2 --groups NC,AD --missing dwi,bold --seed $(SEED)
 	$(BIN)/pds-bids $(DEMO)/data $(DEMO)/out participant -w $(DEMO)/work
 
-# One thread: on two cores a second one gains little, and on a busy machine it spins.
+# Two processes of one thread each: threads gain little on two cores, and spin on a busy machine.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

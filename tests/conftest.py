@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-SKELETONS = Path(__file__).parent / "skeletons"
+TESTS = Path(__file__).parent
+SKELETONS = TESTS / "skeletons"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, in one process, the tests that share a fixture: those of a file, and all that run the app."""
+    for item in items:
+        group = "app" if TESTS / "app" in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
