@@ -105,7 +105,9 @@ class Progress:
             self._failed[session] = step
             self._line(f"{_readable(session)}: FAILED at {step}; the other sessions go on")
         elif left.total() == 0 and session not in self._failed:
-            self._line(f"{_readable(session)}: done ({self._header()})")
+            # On a terminal the block says the rest.
+            rest = "" if self._bar else f" ({self._header()})"
+            self._line(f"{_readable(session)}: done{rest}")
 
     def _line(self, text: str) -> None:
         self._stream.write(f"[{_clock(self._now() - self._start)}] {text}\n")
@@ -125,7 +127,7 @@ class Progress:
         parts += [f"{waiting} waiting"] if waiting > 0 else []
         parts.append(f"{self.executed}/{self._total} steps")
         if (left_s := self._seconds_left()) is not None:
-            parts.append(f"about {_duration(left_s)} left")
+            parts.append(f"{_duration(left_s)} left")
         if self._gpu_memory is not None and (said := self._gpu_memory.now()):
             parts.append(f"GPU {said}")
         return ", ".join(parts)
@@ -169,6 +171,6 @@ def _clock(seconds: float) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 60:
-        return "a minute"
+        return "under a minute"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return f"about {minutes} min" if minutes < 100 else f"about {minutes / 60:.1f} h"
