@@ -317,6 +317,7 @@ def _connect_synthesis(
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
         (source_wf, save, [("outputnode.template_mask", "mask")] if hasattr(save.inputs, "mask") else []),
+        (inputnode, report_wf, [("template", "inputnode.template")]),
         (source_wf, report_wf, [("outputnode.stack", "inputnode.source")]),
         (source_wf, report_wf, [("outputnode.template_mask", "inputnode.mask")]),
     ])  # fmt: skip
