@@ -120,7 +120,9 @@ def make_folds(
     first = {person: row for row, person in reversed(list(enumerate(people)))}
     for person, label in zip(people, labels, strict=True):
         if labels[first[person]] != label:
-            raise DataError(f"diagnosis: {person} is {labels[first[person]]} in one row and {label} in another")
+            raise DataError(
+                f"diagnosis: {person} is {labels[first[person]]} in one row and {label} in another"
+            )
     rows = np.array([first[person] for person in first])
     strata = labels[rows].astype(str)
     fewest = int(np.unique(strata, return_counts=True)[1].min())
@@ -163,7 +165,9 @@ def predict(
         One row per person; empty when too few people have the features.
     """
     y = cohort.labels if labels is None else labels
-    can_train, can_test = (_who(cohort.blocks, parts, scheme.imputation) for parts in (scheme.train, scheme.test))
+    can_train, can_test = (
+        _who(cohort.blocks, parts, scheme.imputation) for parts in (scheme.train, scheme.test)
+    )
     train_rows, test_rows = (cohort.blocks.take(parts) for parts in (scheme.train, scheme.test))
     scores = np.full((len(y), len(cohort.classes)), np.nan)
     people = np.asarray(cohort.blocks.people)

@@ -236,9 +236,7 @@ def disturb_pattern(
     result = {}
     for name, shift in shifts.items():
         error = np.where(known, squared_error + 2 * shift * (y - x) + shift**2, 0)
-        result[name] = np.divide(
-            (weight * error).sum(1), total, out=np.full(len(x), np.nan), where=total > 0
-        )
+        result[name] = np.divide((weight * error).sum(1), total, out=np.full(len(x), np.nan), where=total > 0)
     return result
 
 

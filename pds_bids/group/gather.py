@@ -48,9 +48,7 @@ class Gathered:
     incomplete: pd.DataFrame
 
 
-def gather(
-    output_dir: Path, listed: Sequence[str] = (), participants: Sequence[str] = ()
-) -> Gathered:
+def gather(output_dir: Path, listed: Sequence[str] = (), participants: Sequence[str] = ()) -> Gathered:
     """Read all participants of an output folder.
 
     Parameters
@@ -194,9 +192,7 @@ def _is_synthetic(file: QualityFile) -> bool:
     return file.entities.get("desc", "").startswith("synthetic")
 
 
-def _quality_row(
-    label: str, session: Session, file: QualityFile, state: str, reason: str
-) -> dict[str, Any]:
+def _quality_row(label: str, session: Session, file: QualityFile, state: str, reason: str) -> dict[str, Any]:
     content = file.content
     said = [verdict for _, verdict in quality.verdicts(content)]
     worst = next((s for s in (GateStatus.FAILED, GateStatus.FALLBACK) if s in {v.status for v in said}), None)
