@@ -14,8 +14,8 @@ def add_group(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--atlas",
         metavar="ATLAS",
-        help="parcels: AAL (AAL2), a name of TemplateFlow's such as Schaefer2018_desc-100Parcels7Networks, or a "
-        f"NIfTI file in MNI152NLin2009cAsym (default: {_default('atlas')})",
+        help="parcels: AAL (AAL2), a name of TemplateFlow's such as Schaefer2018_desc-100Parcels7Networks, "
+        f"or a NIfTI file in MNI152NLin2009cAsym (default: {_default('atlas')})",
     )
     group.add_argument(
         "--group-column",
@@ -38,14 +38,15 @@ def add_group(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--exclude-rejected",
         action="store_true",
-        help="leave out synthetic images that a reader of the reports has rejected; they are flagged in any case",
+        help="leave out synthetic images that a reader of the reports has rejected; they are "
+        "flagged in any case",
     )
     group.add_argument(
         "--classifiers",
         nargs="*",
         choices=[member.value for member in Classifier],
-        help="how diagnoses are told apart, by parcels or by voxels; cnn takes minutes on a CPU; none without a "
-        f"name (default: {' '.join(_default('classifiers'))})",
+        help="how diagnoses are told apart, by parcels or by voxels; cnn takes minutes on a CPU; none "
+        f"without a name (default: {' '.join(_default('classifiers'))})",
     )
     group.add_argument(
         "--n-folds",

@@ -102,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "analysis_level",
         choices=_values(AnalysisLevel),
-        help="participant: preprocess and synthesise; group: gather the outputs of all participants, fidelity and "
-        "diagnosis; train: fit a method to people who have both modalities",
+        help="participant: preprocess and synthesise; group: gather the outputs of all participants, "
+        "fidelity and diagnosis; train: fit a method to people who have both modalities",
     )
     parser.add_argument("--version", action="version", version=f"pds-bids {__version__}")
     _add_selection(parser.add_argument_group("Options to select and check the input"))

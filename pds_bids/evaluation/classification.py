@@ -1,4 +1,4 @@
-"""Figures of a classification: accuracy, balanced accuracy, recall, F1 and AUC, with intervals over people."""
+"""Accuracy, balanced accuracy, recall, F1 and AUC of a classification, with intervals over people."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,6 @@
 """Classifiers of diagnoses; everything that is fitted is fitted on the training fold."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ class RegressOut(TransformerMixin, BaseEstimator):
     def __init__(self, n_covariates: int = 0) -> None:
         self.n_covariates = n_covariates
 
-    def fit(self, rows: np.ndarray, y: object = None) -> "RegressOut":
+    def fit(self, rows: np.ndarray, y: object = None) -> "RegressOut":  # noqa: ARG002 - scikit-learn gives it
         """Fit one linear model per feature, with an intercept that is kept."""
         features, design = self._split(rows)
         self.mean_ = design.mean(0)
@@ -97,8 +96,12 @@ def fit_nested(
         else SimpleImputer(keep_empty_features=True)
     )
     pipeline = Pipeline(
-        [("fill", fill), ("covariates", RegressOut(n_covariates)), ("scale", StandardScaler())]
-        + [("classify", estimator)]
+        [
+            ("fill", fill),
+            ("covariates", RegressOut(n_covariates)),
+            ("scale", StandardScaler()),
+            ("classify", estimator),
+        ]
     )
     n_folds = min(INNER_FOLDS, _fewest_people(y, people))
     if not grid or n_folds < 2:

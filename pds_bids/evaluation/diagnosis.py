@@ -1,4 +1,4 @@
-"""Tell diagnoses apart by cross-validation over people, with the source-only classifier beside every scheme."""
+"""Tell diagnoses apart by cross-validation over people, the source-only classifier beside every scheme."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

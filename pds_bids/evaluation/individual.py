@@ -1,7 +1,7 @@
 """Does a synthetic image know whose it is? Agreement of parcels over people, beyond the mean person.
 
-All functions take two tables of parcel means, acquired and synthetic, one row per person. Whatever the group has
-in common is no achievement of a model: an atlas has it too.
+All functions take two tables of parcel means, acquired and synthetic, one row per person. Whatever the group
+has in common is no achievement of a model: an atlas has it too.
 """
 
 import warnings
@@ -198,9 +198,9 @@ def disturb_pattern(
 ) -> dict[str, np.ndarray]:
     """Take the person's own parcel pattern out of synthetic images and see what that costs.
 
-    A model that has learned the atlas alone loses nothing when the pattern of parcel means is replaced by that
-    of the group (``removed``), or exchanged for another person's (``randomised``). Adding ``d`` to all voxels
-    of a parcel changes its mean square error by ``2 d (synthetic - acquired) + d^2``, so no image is read.
+    A model that has learned the atlas alone loses nothing when the pattern of parcel means is replaced by
+    that of the group (``removed``), or exchanged for another person's (``randomised``). Adding ``d`` to all
+    voxels of a parcel changes its mean square error by ``2 d (synthetic - acquired) + d^2``, so no image is read.
 
     Parameters
     ----------

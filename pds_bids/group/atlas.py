@@ -54,8 +54,8 @@ def load_atlas(choice: str, template: Template) -> Atlas:
     Parameters
     ----------
     choice : str
-        ``AAL`` (AAL2), a file, or a name of TemplateFlow's: ``Schaefer2018``, with more entities where several
-        fit: ``Schaefer2018_desc-100Parcels7Networks``.
+        ``AAL`` (AAL2), a file, or a name of TemplateFlow's: ``Schaefer2018``, with more entities where
+        several fit: ``Schaefer2018_desc-100Parcels7Networks``.
     template : Template
         On the model grid.
 

@@ -1,4 +1,4 @@
-"""Synthetic against acquired, one person and contrast at a time: regions, parcels, and claimed uncertainty."""
+"""Synthetic against acquired, one person and contrast at a time: regions, parcels, claimed uncertainty."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Comparison:
     scan : Scan
         The synthetic one.
     scores : dict of str to float
-        ``<metric>.<region>``: metrics psnr (dB), ssim, mae, nrmse, coverage50, coverage80, coverage95; regions
-        brain, whole, grey, white, fluid.
+        ``<metric>.<region>``: metrics psnr (dB), ssim, mae, nrmse, coverage50, coverage80, coverage95;
+        regions brain, whole, grey, white, fluid.
     means : tuple of ndarray
         ``(P,)`` acquired and synthetic parcel means, inside both masks.
     absolute_error, squared_error, n_voxels : ndarray
@@ -84,7 +84,7 @@ def compare_scans(
     truth, image = (_masked(load(scan.image), mask, is_scaled) for scan in (acquired, synthetic))
     x, y = truth[0], image[0]
     limits = data_range.get(synthetic.contrast, KNOWN_RANGES.get(synthetic.contrast, np.nan))
-    scores = _scores(x, y, mask, template, limits)
+    scores = _scores(x, y, mask, template, limits, synthetic.contrast)
     if synthetic.std is not None:
         # The claimed deviation is in the unit of the image before it was divided by its mean.
         std = np.abs(load(synthetic.std)) / (image[1] if is_scaled else 1.0)
@@ -116,10 +116,16 @@ def _masked(image: np.ndarray, mask: np.ndarray, is_scaled: bool) -> tuple[np.nd
 
 
 def _scores(
-    truth: np.ndarray, image: np.ndarray, mask: np.ndarray, template: Template, data_range: float
+    truth: np.ndarray,
+    image: np.ndarray,
+    mask: np.ndarray,
+    template: Template,
+    data_range: float,
+    contrast: str,
 ) -> dict[str, float]:
     scores = {}
-    if np.isfinite(data_range):
+    # Those of the contrasts of a model card stand in the participant's quality file already.
+    if np.isfinite(data_range) and contrast not in set(CONTRASTS):
         zoom_mm = MODEL_GRID.zooms[0]
         for name, value in score(image, truth, mask, data_range=data_range, zoom_mm=zoom_mm).items():
             metric, _, region = name.rpartition("_")

@@ -156,7 +156,7 @@ def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
     """Correct McNemar's tests for the number of schemes, within each classifier."""
     if "mcnemar_p" not in table:
         return table
-    corrected = pd.Series(np.nan, index=table.index)
-    for _, own in table.groupby(["family", "classifier"]):
-        corrected.loc[own.index] = holm(own["mcnemar_p"].to_numpy(float))
+    corrected = np.full(len(table), np.nan)
+    for places in table.groupby(["family", "classifier"]).indices.values():
+        corrected[places] = holm(table["mcnemar_p"].to_numpy(float)[places].tolist())
     return table.assign(mcnemar_p_holm=corrected)

@@ -45,7 +45,7 @@ def gather_blocks(
         modality: sorted(
             name
             for name, origins in kinds.items()
-            if len(origins) == 2 or "acquired" in origins and (all_acquired or not _any_synthetic(kinds))
+            if len(origins) == 2 or ("acquired" in origins and (all_acquired or not _any_synthetic(kinds)))
         )
         for modality, kinds in sorted(there.items())
     }

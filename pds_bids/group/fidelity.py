@@ -144,7 +144,7 @@ def fidelity_table(
     """
     rows = list(_participant_rows(pairs, reported, people))
     described = pd.DataFrame(rows, columns=list(COLUMNS))
-    rows += _summary_rows(described, people, seed)
+    rows += _summary_rows(described, seed)
     rows += _tests_against_baselines(reported, seed)
     for own in pairs:
         rows += _parcel_rows(own, people, atlas)
@@ -169,7 +169,7 @@ def _participant_rows(
             "participant_id": row["participant_id"],
             "session_id": row["session_id"],
             "site": people.site_of(label) or None,
-            "input": {True: "acquired"}.get(is_source, "synthetic"),
+            "input": "acquired" if is_source else "synthetic",
             "predictor": row["predictor"],
             "region": region,
             "value": row["value"],
@@ -206,7 +206,7 @@ def _participant_rows(
                 }
 
 
-def _summary_rows(described: pd.DataFrame, people: People, seed: int) -> list[dict[str, Any]]:
+def _summary_rows(described: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     """Return means over people with intervals: of the cohort, and of each site where there are several."""
     rows = []
     keys = ["contrast", "input", "predictor", "metric", "region"]
@@ -255,12 +255,9 @@ def _tests_against_baselines(reported: pd.DataFrame, seed: int) -> list[dict[str
         own_seed = derive_seed(seed, "baselines", contrast, metric)
         name, _, region = metric.rpartition("_")
         for found in compare_paired(part["model"].to_numpy(float), others, seed=own_seed):
-            rows.append(
-                _base("cohort", contrast, f"{name} difference to {found.name}", region=region)
-                | _as_row(found.difference)
-                | {"n": found.n_subjects, "p": found.p, "p_holm": found.p_holm}
-                | {"effect_size": found.effect_size}
-            )
+            row = _base("cohort", contrast, f"{name} difference to {found.name}", region=region)
+            row |= _as_row(found.difference) | {"n": found.n_subjects, "p": found.p}
+            rows.append(row | {"p_holm": found.p_holm, "effect_size": found.effect_size})
     return rows
 
 

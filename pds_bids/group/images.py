@@ -1,4 +1,4 @@
-"""Which images on the grid of the template a participant has, acquired and synthetic, contrast by contrast."""
+"""Which images on the template's grid a participant has, acquired and synthetic, contrast by contrast."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ _WORSE = (RatingVerdict.REJECT, RatingVerdict.DOUBT, RatingVerdict.ACCEPT)
 
 
 def add_ratings(table: pd.DataFrame, ratings: Sequence[Rating], modality_column: str) -> pd.DataFrame:
-    """Add ``rating`` (the worst of several readers), ``raters`` and ``rating_notes`` to rows of synthetic images.
+    """Add ``rating`` (the worst of several readers), ``raters`` and ``rating_notes`` to synthetic images.
 
     A rating of an image that has been made again since counts for nothing; the notes say so.
     """

@@ -99,5 +99,6 @@ def _figures(performance: Performance) -> dict[str, float]:
 
 
 def describe_inputs(parts: Sequence[Input], imputation: Imputation) -> str:
+    """Return what a scheme reads, in words that the table and the page search."""
     text = " + ".join(f"{part.origin} {part.modality}" for part in parts)
     return text if imputation is Imputation.NONE else f"{text}, missing: {imputation}"

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -157,11 +156,12 @@ def _with_ratings(
         table = add_ratings(table, ratings, column)
         sessions = table["session_id"].fillna("").astype(str).str.removeprefix("ses-")
         keys = zip(labels, sessions, table[column], table["input"] == "synthetic", strict=True)
-        return table.assign(
-            diagnosis=[people.group_of(label) or None for label in labels],
-            site=[people.site_of(label) or None for label in labels],
-            excluded=[excluded.get(key) for key in keys],
-        )
+        more = {
+            "diagnosis": [people.group_of(label) or None for label in labels],
+            "site": [people.site_of(label) or None for label in labels],
+            "excluded": [excluded.get(key) for key in keys],
+        }
+        return table.assign(**{name: pd.Series(own, table.index, object) for name, own in more.items()})
 
     return Gathered(
         describe(gathered.quality, "modality"),

@@ -132,8 +132,8 @@ def table_sidecar(key: str, atlas: Atlas) -> dict[str, object]:
         "Atlas": atlas.name,
         "AtlasOrigin": atlas.origin,
         "input": "acquired: from a scan; synthetic: from an image that a model predicted",
-        "contrast": "Image that was averaged; intensities are divided by their in-brain mean, FA has no unit, "
-        "MD is in mm^2/s",
+        "contrast": "Image that was averaged; intensities are divided by their in-brain mean, FA has no "
+        "unit, MD is in mm^2/s",
         "volume": "mean: the whole series; segment01 and so on: along time (BOLD) or gradients (DWI)",
     }
 

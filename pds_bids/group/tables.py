@@ -15,13 +15,14 @@ __all__ = ["write_atlas_files", "write_group_table"]
 
 DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "group_qc": {
-        "state": "complete; incomplete: something planned is not there; failed: a crash or a plan that cannot be "
-        "carried out; skipped: nothing was missing; no output: there is no folder",
+        "state": "complete; incomplete: something planned is not there; failed: a crash or a plan that "
+        "cannot be carried out; skipped: nothing was missing; no output: there is no folder",
         "reason": "Why the state is not complete",
         "input": "acquired: the row is about a scan; synthetic: about an image that a model predicted",
         "series": "Entities that tell several series of a session apart",
         "registration": "Worst verdict of the gates: passed, fallback (affine only), failed",
-        "outliers": "Columns whose robust z, 0.6745 (x - median) / MAD within modality and input, is beyond 3.5",
+        "outliers": "Columns whose robust z, 0.6745 (x - median) / MAD within modality and input, is above "
+        "3.5",
         "largest_z": "Largest absolute robust z of the row",
         "rating": "Worst verdict of the readers of this very image",
         "excluded": "Why the image does not enter fidelity and diagnosis",
@@ -43,8 +44,8 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "reference": "What it was compared with",
         "predictor": "model; atlas, nearest, cubic, trees: baselines that are fitted to simulated people; "
         "source-*: the acquired source as it is",
-        "region": "brain: both masks; whole: the volume with its zero background; grey, white, fluid; a parcel; "
-        "gain: brain, after a smooth field that has seen the target",
+        "region": "brain: both masks; whole: the volume with its zero background; grey, white, fluid; a "
+        "parcel; gain: brain, after a smooth field that has seen the target",
         "ci_low": "95% interval, bootstrap over people; exact for the identification rate",
         "p": "Wilcoxon signed-rank over people",
         "p_holm": "Corrected for the number of baselines or perturbations",
@@ -59,11 +60,12 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "n_test_synthetic": "People whose test features were all synthetic",
         "n_test_mixed": "People with one acquired and one synthetic modality",
         "n_train": "People trained on, mean over folds",
-        "accuracy_ci_low": "95%, exact (Clopper-Pearson); for permuted labels 2.5th percentile of the orders",
-        "balanced_accuracy": "Mean recall of the diagnoses (macro recall); 95% interval by bootstrap over people",
+        "accuracy_ci_low": "95%, exact (Clopper-Pearson); for permuted labels 2.5th percentile over orders",
+        "balanced_accuracy": "Mean recall of the diagnoses (macro recall); 95% interval by bootstrap over "
+        "people",
         "auc": "Mean over diagnoses, each against the others, from scores",
-        "source_only_accuracy": "Of classifiers that see only the acquired images which the test input was made "
-        "from, about the same people",
+        "source_only_accuracy": "Of classifiers that see only the acquired images which the test input was "
+        "made from, about the same people",
         "mcnemar_p": "Exact test that the scheme and the source-only classifier are right equally often",
         "mcnemar_p_holm": "Corrected for the schemes of a classifier",
     },

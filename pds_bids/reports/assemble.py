@@ -24,7 +24,7 @@ from pds_bids.reports.boilerplate import markdown_to_html, read_bibliography
 from pds_bids.reports.records import Crash, FigureFile, Participant, QualityFile, Session, read_participant
 from pds_bids.reports.verdict import GateStatus, Verdict
 
-__all__ = ["Light", "assemble_report"]
+__all__ = ["Light", "assemble_report", "page_environment"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def render(record: Participant, methods: str, command_line: str) -> str:
     """
     sessions = [_session_view(session, record.last_run.crashes) for session in record.sessions]
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             record=record,
@@ -96,7 +96,8 @@ def render(record: Participant, methods: str, command_line: str) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return what pages are rendered with: files of this package, everything escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pds_bids.reports", "."),
         autoescape=True,
