@@ -12,7 +12,11 @@ export GOMP_SPINCOUNT = 0
 export NIPYPE_NO_ET = 1
 export NO_ET = 1
 
-.PHONY: demo test lint docs install clean
+# The viewer of the reports, from npm; `make viewer` packs it again.
+NIIVUE := 0.69.0
+VIEWER := $(CURDIR)/pds_bids/data/viewer/niivue.umd.js.gz
+
+.PHONY: demo test browser viewer lint docs install clean slurm descriptors
 
 install: $(STAMP)
 
@@ -28,8 +32,18 @@ demo: $(STAMP)
 	$(BIN)/pds-bids-phantom $(DEMO)/data --participants 2 --groups NC,AD --missing dwi,bold --seed $(SEED)
 	$(BIN)/pds-bids $(DEMO)/data $(DEMO)/out participant -w $(DEMO)/work
 
+# The reports are tested in a browser. Where there is none and none can be installed, these tests are skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
+	> /dev/null 2>&1 || echo "no Chromium: the tests of the reports in a browser will be skipped"
+
+viewer:
+	cd "$$(mktemp -d)" && npm pack --silent @niivue/niivue@$(NIIVUE) && tar -xzf niivue-niivue-$(NIIVUE).tgz \
+	&& gzip -n -9 -c package/dist/niivue.umd.js > $(VIEWER)
+
 # Two processes of one thread each: threads gain little on two cores, and spin on a busy machine.
-test: $(STAMP)
+test: $(STAMP) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations=15
 
 lint: $(STAMP)
@@ -38,6 +52,15 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+# What the tests of the batch scripts start a cluster of their own from; needs root.
+slurm:
+	(for program in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$program > /dev/null || exit 1; done) || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  slurm-wlm slurmdbd munge mariadb-server > /dev/null; }
+
+descriptors: $(STAMP)
+	$(BIN)/python scripts/make_descriptors.py
 
 # Every warning is an error; what is imported for the API takes about a minute.
 docs: $(STAMP)

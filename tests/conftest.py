@@ -1,7 +1,7 @@
 """Fixtures that several test files share."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+
+from pds_bids.devices import _listed_gpus
 
 TESTS = Path(__file__).parent
 SKELETONS = TESTS / "skeletons"
@@ -72,3 +74,19 @@ def write_skeleton_file(path: Path, content: Any) -> None:
         path.write_bytes(bytes(range(256)) * 8)
     else:
         path.write_text("" if content == "empty" else content)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
+    """Replace the GPU driver's command by one that prints and exits as asked."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def install(output: str, code: int) -> None:
+        command = tmp_path / "nvidia-smi"
+        command.write_text(f"#!/bin/sh\necho '{output}'\nexit {code}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        _listed_gpus.cache_clear()
+
+    yield install
+    _listed_gpus.cache_clear()

@@ -11,6 +11,7 @@ from pds_bids.modalities import ANATOMY, Contrast, Direction, Modality
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from pds_bids.imaging.grid import Grid
     from pds_bids.inference.bundle import Bundle
@@ -91,13 +92,27 @@ def _run(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from pds_bids.inference.bundle import load_bundle
-    from pds_bids.inference.card import default_model_dir
-    from pds_bids.inference.synthesize import choose_device, synthesize
-    from pds_bids.seeds import derive_seed
+    from pds_bids.inference.synthesize import choose_device
+    from pds_bids.inference.turns import take_device
 
     torch.set_num_threads(arguments.nthreads)
-    device = choose_device(arguments.device)
+    with take_device(choose_device(arguments.device)) as device:
+        _run_on(device, arguments, sources, direction)
+
+
+def _run_on(
+    device: "torch.device",
+    arguments: argparse.Namespace,
+    sources: dict[Contrast, Path],
+    direction: Direction,
+) -> None:
+    import torch
+
+    from pds_bids.inference.bundle import load_bundle
+    from pds_bids.inference.card import default_model_dir
+    from pds_bids.inference.synthesize import synthesize
+    from pds_bids.seeds import derive_seed
+
     bundle = load_bundle(arguments.model_dir or default_model_dir(arguments.method), device)
     if bundle.method.name != arguments.method:
         raise UsageError(
