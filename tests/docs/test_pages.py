@@ -71,6 +71,12 @@ def test_outputs_page_has_every_name_of_the_table(key):
             assert f"`{shown}`" in page, f"{key}: {shown}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_no_placeholder_is_left(page):
+    text = re.sub(r"`[^`\n]*`", "", page.read_text())
+    assert not re.findall(r"\{\{.*?\}\}|\bTODO\b|\bTBD\b|\bXXX\b", text)
+
+
 def test_readme_picture_is_small_and_of_a_phantom():
     match = re.search(r"\!\[([^\]]+)\]\((docs/_static/[^)]+)\)", (ROOT / "README.md").read_text())
     assert match, "README has no picture"
