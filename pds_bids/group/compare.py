@@ -124,7 +124,7 @@ def _scores(
     contrast: str,
 ) -> dict[str, float]:
     scores = {}
-    # Those of the contrasts of a model card stand in the participant's quality file already.
+    # SSIM of the contrasts of a model card stands in the participant's quality file already.
     if np.isfinite(data_range) and contrast not in set(CONTRASTS):
         zoom_mm = MODEL_GRID.zooms[0]
         for name, value in score(image, truth, mask, data_range=data_range, zoom_mm=zoom_mm).items():
@@ -137,9 +137,11 @@ def _scores(
             continue
         scores[f"mae.{name}"] = mae(image, truth, mask=where)
         scores[f"nrmse.{name}"] = nrmse(image, truth, mask=where)
-        if name != "brain" and np.isfinite(data_range):
+        if np.isfinite(data_range):
             scores[f"psnr.{name}"] = psnr(image, truth, data_range=data_range, mask=where)
     # Zero outside the mask in both: the whole volume has the error of the brain, spread over more voxels.
+    if np.isfinite(data_range):
+        scores["psnr.whole"] = psnr(image, truth, data_range=data_range)
     scores["mae.whole"] = mae(image, truth)
     scores["nrmse.whole"] = nrmse(image, truth)
     return scores

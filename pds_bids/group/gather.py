@@ -142,16 +142,17 @@ def flag_outliers(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         for column in table.columns
         if pd.api.types.is_float_dtype(table[column]) and column not in ("largest_z", *NOT_QUALITY)
     ]
-    z = pd.DataFrame(np.nan, index=table.index, columns=numbers)
-    for _, own in table.groupby(list(by), dropna=False):
-        for column in numbers:
-            z.loc[own.index, column] = robust_z(own[column].to_numpy())
-    far = z.abs() > OUTLIER_Z
+    z = np.full((len(table), len(numbers)), np.nan)
+    for places in table.groupby(list(by), dropna=False).indices.values():
+        for k, column in enumerate(numbers):
+            z[places, k] = robust_z(table[column].to_numpy(float)[places])
+    far = np.abs(z) > OUTLIER_Z
     texts = [
-        "; ".join(f"{column} (z {z.at[row, column]:.1f})" for column in numbers if far.at[row, column])
-        for row in table.index
+        "; ".join(f"{numbers[k]} (z {z[row, k]:.1f})" for k in np.flatnonzero(far[row]).tolist())
+        for row in range(len(table))
     ]
-    return table.assign(outliers=texts, largest_z=z.abs().max(axis=1) if numbers else np.nan)
+    largest = [float(np.nanmax(np.abs(own))) if np.isfinite(own).any() else np.nan for own in z]
+    return table.assign(outliers=texts, largest_z=largest)
 
 
 def _row(label: str, session: str | None, state: str, reason: str) -> dict[str, Any]:
