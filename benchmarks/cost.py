@@ -4,9 +4,10 @@
 
 Mean diffusion image from mean BOLD. Seconds are CPU seconds of one thread, so that a busy machine does not
 matter much. One evaluation of the released network is measured; 50 steps are 50 evaluations, which is
-multiplied and not run (it would take an hour). The released sampler makes both modalities at every step, with a
-second network that costs 1.2 times as much; that one is counted and not timed, which favours the paper. Ours are
-run as a whole, on the 3 mm window, as the app runs them. Weights are random: they do not change the time.
+multiplied and not run (it would take an hour). The released sampler makes both modalities at every step, by
+a second network that costs 1.2 times as much; that one is counted and not timed, which favours the paper.
+Ours are run as a whole, on the 3 mm window, as the app runs them. Weights are random: they do not change the
+time.
 """
 
 import argparse
@@ -95,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     one = seconds_of(lambda: released(bold, dwi, step), arguments.evaluations)
     total = STEPS_OF_PAPER * one
     print(
-        f"| released diffusion network, rebuilt | {sum(p.numel() for p in released.parameters()) / 1e6:.1f} | "
+        f"| released diffusion network, rebuilt | {sum(p.numel() for p in released.parameters()) / 1e6:.1f} "
+        "| "
         f"{one_way / 1e12:.2f} | {STEPS_OF_PAPER} | {total:.0f} ({one:.1f} measured, times "
         f"{STEPS_OF_PAPER}) | 1 |",
         flush=True,
