@@ -19,8 +19,10 @@ __all__ = [
     "bootstrap_interval",
     "cohens_dz",
     "compare_paired",
+    "exact_interval",
     "hedges_g",
     "holm",
+    "mcnemar_p",
     "signed_rank_p",
     "subject_means",
 ]
@@ -156,6 +158,64 @@ def bootstrap_interval(
         drawn = np.array([of(rows[one[used]]) for one, used in zip(picked, is_used, strict=True)])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))
+
+
+def exact_interval(n_right: int, n: int, *, level: float = 0.95) -> Interval:
+    """Return a share and its exact interval by Clopper and Pearson.
+
+    Exact for independent trials. Predictions of a cross-validation share training people, so that it is
+    somewhat too short for them.
+
+    Returns
+    -------
+    Interval
+        ``nan`` with a warning for no trial.
+
+    References
+    ----------
+    Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404
+
+    Examples
+    --------
+    >>> found = exact_interval(36, 53)
+    >>> round(found.estimate, 4), round(found.low, 3), round(found.high, 3)
+    (0.6792, 0.537, 0.801)
+    """
+    if not n:
+        return _undefined("no trial", float("nan"))
+    interval = stats.binomtest(n_right, n).proportion_ci(level, method="exact")
+    return Interval(n_right / n, float(interval.low), float(interval.high))
+
+
+def mcnemar_p(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the exact two-sided p of McNemar's test that two classifiers are right equally often.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        ``(N,)`` bool, whether each was right about the same subjects.
+
+    Returns
+    -------
+    float
+        1 where they never differ; ``nan`` with a warning for no subject.
+
+    Raises
+    ------
+    DataError
+        If they are of different subjects.
+
+    References
+    ----------
+    McNemar 1947, doi:10.1007/BF02295996
+    """
+    one, other = (np.asarray(each, bool) for each in (first, second))
+    if one.shape != other.shape:
+        raise DataError(f"McNemar's test: {one.shape} and {other.shape} answers; expected the same subjects")
+    if not one.size:
+        return _undefined("no subject", float("nan")).estimate
+    n_differ = int((one != other).sum())
+    return float(stats.binomtest(int((one & ~other).sum()), n_differ).pvalue) if n_differ else 1.0
 
 
 def signed_rank_p(differences: np.ndarray) -> float:

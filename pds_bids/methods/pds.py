@@ -36,7 +36,7 @@ from pds_bids.diffusion import (
     training_target,
 )
 from pds_bids.exceptions import UsageError
-from pds_bids.methods.base import Batch, Condition, SampleResult, target_weights
+from pds_bids.methods.base import Batch, Condition, SampleResult
 from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, Baseline, mean_over, repeat_condition
 from pds_bids.methods.unet import GRADIENT_WEIGHT, SCALE_WEIGHT, SQUARE_WEIGHT, UNetMethod
 from pds_bids.modalities import CONTRASTS
@@ -278,7 +278,7 @@ class PDSMethod(Baseline):
         draw = self.draw(batch, self._children(len(batch.source), generator))
         mean, log_scale = self._refine(batch)
         image = mean + self._project(draw, batch)
-        weight = voxel_weights(batch.mask, target_weights(batch.direction))
+        weight = voxel_weights(batch.mask, batch.weights)
         error = image - batch.target
         losses = {
             "l1": (weight * error.abs()).sum(),
@@ -290,7 +290,7 @@ class PDSMethod(Baseline):
 
     def image_losses(self, image: Tensor, batch: Batch, importance: Tensor) -> dict[str, Tensor]:
         """Return PA and MR of an image, those that are on; `importance` is ``(B,)``, a weight on MR."""
-        weights = target_weights(batch.direction)
+        weights = batch.weights
         losses = {}
         if self.config.has_pattern_loss:
             pattern = self._aid(self._pattern_loss, "the pattern-aware loss", "set_parcels").to(image.device)

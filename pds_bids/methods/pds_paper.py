@@ -153,7 +153,7 @@ class PDSPaperMethod(PDSMethod):
         # The released code leaves it off in this stage.
         if self.config.has_microstructure_loss and not self.is_released:
             network = self._aid(self._microstructure_loss, "the microstructure loss", "set_perceptual")
-            weights = target_weights(batch.direction)
+            weights = batch.weights
             value = network.to(clean.device)(estimate * support, noise * support, weights)
             losses["microstructure"] = self.config.microstructure_weight * value
         return losses
@@ -163,7 +163,7 @@ class PDSPaperMethod(PDSMethod):
         draw = self.draw(batch, self._children(len(batch.source), generator))
         mean, log_scale = self._refine(batch)
         image = mean + self._project(draw, batch)
-        weight = voxel_weights(batch.mask, target_weights(batch.direction))
+        weight = voxel_weights(batch.mask, batch.weights)
         size = (image - batch.target).abs()
         losses = {
             "l1": (weight * size).sum(),
@@ -177,9 +177,7 @@ class PDSPaperMethod(PDSMethod):
             losses["adversarial"] = (weight * functional.softplus(image)).sum()
         if self.config.has_microstructure_loss:
             network = self._aid(self._microstructure_loss, "the microstructure loss", "set_perceptual")
-            value = network.to(image.device)(
-                image, batch.target * batch.mask, target_weights(batch.direction)
-            )
+            value = network.to(image.device)(image, batch.target * batch.mask, batch.weights)
             losses["microstructure"] = self.config.microstructure_weight * value
         return losses
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pds_bids.methods import Method, target_weights
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.methods import Method
+from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.training.data import Example, to_device
 
 __all__ = ["LEVELS", "calibrate", "coverage", "mean_square_errors"]
@@ -28,10 +28,9 @@ def mean_square_errors(
         generators = [torch.Generator() for _ in batch.direction]
         error = (method.sample(batch, generators).mean - batch.target).square() * batch.mask
         by_contrast = error.sum((2, 3, 4)) / batch.mask.sum((2, 3, 4))
-        for row, code in zip(by_contrast, batch.direction, strict=True):
-            direction = list(Direction)[int(code)]
-            for contrast in MODALITIES[direction.target].contrasts:
-                sums.setdefault(f"{direction}_{contrast}", []).append(row[CONTRASTS.index(contrast)])
+        for row, channel in batch.weights.nonzero().tolist():
+            direction = list(Direction)[int(batch.direction[row])]
+            sums.setdefault(f"{direction}_{CONTRASTS[channel]}", []).append(by_contrast[row, channel])
     return {name: float(torch.stack(values).mean()) for name, values in sums.items()}
 
 
@@ -121,7 +120,7 @@ def _error_ratios(
         batch = to_device(examples, device)
         sample = method.sample(batch, [torch.Generator() for _ in batch.direction])
         inside = batch.mask[:, 0] > 0
-        for row, channel in target_weights(batch.direction).nonzero().tolist():
+        for row, channel in batch.weights.nonzero().tolist():
             error = (sample.mean - batch.target)[row, channel][inside[row]].abs()
             ratios.setdefault(channel, []).append(
                 error / sample.std[row, channel][inside[row]].clamp_min(1e-6)
