@@ -5,7 +5,7 @@
 
 Every row gets the same examples in the same order, its own learning rate, and either the same time on the
 processor (``--minutes``) or the same number of updates (``--updates``). A row that is done is kept: a second
-call goes on, and ``--methods`` adds rows. Tables are written after every row.
+call goes on, and ``--methods`` adds rows. A row whose model is in OUT is not trained again, only scored.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from table2_rows import ROWS, Row, architecture_of
 
 from pds_bids.evaluation.baselines import fit_baselines
 from pds_bids.evaluation.metrics import mae, psnr, ssim
-from pds_bids.inference.bundle import save_bundle
+from pds_bids.inference.bundle import load_bundle, save_bundle
+from pds_bids.inference.card import CARD
 from pds_bids.inference.prepare import Window, scale_to_mean
 from pds_bids.methods import METHODS, Condition, Method, SampleResult
 from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
@@ -248,14 +249,19 @@ def score_trivial(setting: Setting) -> dict[str, list[dict[str, Any]]]:
 def run_row(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     """Train, calibrate, sample and score one row."""
     row = ROWS[name]
-    method, record = train_row(row, seed, setting)
+    folder = setting.out / "models" / f"{name}_seed-{seed}"
+    if (folder / CARD).exists():
+        bundle = load_bundle(folder, setting.device)
+        method, record = bundle.method, bundle.card["training"]
+    else:
+        method, record = train_row(row, seed, setting)
     validation, test = held_out(row, setting)
     calibration = calibrate(method, validation, setting.device)
     start, kept = setting.clock(), Kept(method)
     covered = coverage(kept, test, calibration, setting.device)  # type: ignore[arg-type]
     sampling_s = (setting.clock() - start) / (len(test) * len(Direction))
     save_bundle(
-        setting.out / "models" / f"{name}_seed-{seed}",
+        folder,
         method,
         {"training": record, "uncertainty": calibration},
         grid=setting.people.template.grid,
@@ -311,9 +317,12 @@ def main(argv: list[str] | None = None) -> int:
         if not path.exists():
             record = run_row(name, seed, setting)
             path.write_text(json.dumps([record]))
-            means = {m: np.mean([r[m] for r in record["scores"] if r[m] is not None]) for m in METRICS}
+            means = {
+                m: round(float(np.mean([r[m] for r in record["scores"] if r[m] is not None])), 4)
+                for m in METRICS
+            }
             LOGGER.info("%s, seed %d: %d updates, %s", name, seed, record["n_updates"], means)
-        write_report(arguments.out)
+    write_report(arguments.out)
     return 0
 
 
