@@ -114,9 +114,9 @@ def test_block_is_valid_shell(block):
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_command(page, command, sandbox, tour):
+def test_command(page, command, sandbox, request):
     if page == "docs/tour.md":
-        done = tour[command]
+        done = request.getfixturevalue("tour")[command]
         assert done.returncode == 0, done.stdout + done.stderr
         return
     words = without_assignments(shlex.split(command, comments=True))
@@ -134,6 +134,8 @@ def test_command(page, command, sandbox, tour):
     elif words[0].endswith(".sh"):
         check_script(words)
     elif words[0] in PARSERS:
+        if needs_outputs(words):
+            request.getfixturevalue("tour")
         run_app(words, sandbox)
     else:
         done = call(["bash", "-c", command], sandbox)
@@ -141,14 +143,16 @@ def test_command(page, command, sandbox, tour):
 
 
 @pytest.mark.parametrize("block", PYTHON)
-def test_python(block, sandbox, tour, monkeypatch, request):
+def test_python(block, sandbox, monkeypatch, request):
+    if "demo/" in block.body + block.setup:
+        request.getfixturevalue("tour")
     monkeypatch.chdir(sandbox)
     pages = request.config.stash.setdefault(NAMESPACES, {})
     namespace = pages.setdefault(block.page, {"__name__": "__main__"})
     exec(compile(block.setup + "\n" + block.body, block.name, "exec"), namespace)
 
 
-def test_snippet_of_the_cohort_page_renames_diagnoses(sandbox, tour):
+def test_snippet_of_the_cohort_page_renames_diagnoses(sandbox):
     """What the page promises: one word per group, in the column that the training reads."""
     block = next(b for b in snippets({"python"}) if b.page == "docs/cohorts.md")
     folder = sandbox / "renamed"
@@ -237,8 +241,7 @@ def run_app(words: list[str], folder: Path) -> None:
     if words[0] == "pds-bids-phantom":
         parse(words)
         return
-    needs_outputs = "group" in words or "--reports-only" in words
-    finished = {"/data": "demo/data", "/out": "demo/out"} if needs_outputs else {}
+    finished = {"/data": "demo/data", "/out": "demo/out"} if needs_outputs(words) else {}
     words = [placed(finished.get(word, word), folder) for word in words]
     if words[0] == "pds-bids" and len(words) > 2 and "--reports-only" not in words:
         words.append("--dry-run")
@@ -257,6 +260,11 @@ def check_files(words: list[str]) -> None:
     """Files of the repository that a command names exist."""
     missing = [word for word in words if word.startswith(FOLDERS) and not (ROOT / word).exists()]
     assert not [word for word in missing if "*" not in word and not word.endswith(".png")]
+
+
+def needs_outputs(words: list[str]) -> bool:
+    """Whether a command reads what an earlier one has written."""
+    return "group" in words or "--reports-only" in words
 
 
 def parse(words: list[str]) -> None:
