@@ -15,7 +15,7 @@ from pds_bids.interfaces.figures import (
     SyntheticFigure,
     TensorFigure,
 )
-from pds_bids.modalities import Direction, Modality
+from pds_bids.modalities import MAP_UNITS, Contrast, Direction, Modality, field_prefix
 from pds_bids.plan import SessionPlan
 from pds_bids.workflows.nodes import identity
 
@@ -32,6 +32,8 @@ DISTORTION_FIELDS = {
     "t1w2epi": "t1w2epi",
 }
 MEAN_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean DWI"}
+# Unit of a map in figures, and what its 1 is in files.
+MAP_FIGURE_UNITS = {Contrast.FA: ("FA", 1.0), Contrast.MD: ("um^2/ms", 1e-3)}
 ANCHOR_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean b = 0 image"}
 
 
@@ -181,25 +183,36 @@ def init_synthetic_report_wf(
 
     Inputs
     ------
-    source, mean, std, mask, acquired
-        4D on the model grid, overall mean first.
+    source, mask
+        4D on the model grid, overall mean first; brain mask.
+    mean, std, acquired
+        Likewise; of DWI also ``fa_mean`` and so on.
     """
     workflow = pe.Workflow(name=f"{direction}_report_wf")
-    fields = ["source", "mean", "std", "mask", *(["acquired"] if has_acquired else [])]
-    inputnode = identity(fields, name="inputnode")
-    path = output_path(
-        "figure", session.entities_of(direction), direction.target, extension=".png", desc="synthetic"
-    )
-    figure = pe.Node(
-        SyntheticFigure(
-            figure=str(output_dir / path),
-            title="Synthetic volume",
-            names=(MEAN_NAMES[direction.source], MEAN_NAMES[direction.target]),
-        ),
-        name="synthetic_figure",
-        mem_gb=0.5,
-    )
-    workflow.connect([(inputnode, figure, [(field, field) for field in fields])])
+    figures = [(direction.targets[0], "synthetic", MEAN_NAMES[direction.target])]
+    figures += [(c, f"synthetic{c}", str(c).upper()) for c in direction.targets if c in MAP_UNITS]
+    own = ["mean", "std", *(["acquired"] if has_acquired else [])]
+    names = [f"{field_prefix(contrast)}{field}" for contrast, *_ in figures for field in own]
+    inputnode = identity(["source", "mask", *names], name="inputnode")
+    for contrast, desc, text in figures:
+        entities = session.entities_of(direction)
+        path = output_path("figure", entities, direction.target, extension=".png", desc=desc)
+        figure = pe.Node(
+            SyntheticFigure(
+                figure=str(output_dir / path),
+                title=f"Synthetic {'volume' if contrast not in MAP_UNITS else text}",
+                names=(MEAN_NAMES[direction.source], text),
+            ),
+            name=f"{desc}_figure",
+            mem_gb=0.5,
+        )
+        if contrast in MAP_UNITS:
+            figure.inputs.map_unit = MAP_FIGURE_UNITS[contrast]
+        prefix = field_prefix(contrast)
+        workflow.connect([
+            (inputnode, figure, [("source", "source"), ("mask", "mask")]),
+            (inputnode, figure, [(f"{prefix}{field}", field) for field in own]),
+        ])  # fmt: skip
     return workflow
 
 
