@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model-dir",
         type=Path,
         metavar="DIR",
-        help="model bundle; default: the one that ships with pds-bids",
+        help="model bundle; default: that of pds-bids for the method",
     )
     add("--method", default="unet", help="method of the bundle (default: %(default)s)")
     add("--output-dir", type=Path, required=True, metavar="DIR", help="folder for outputs; made when missing")

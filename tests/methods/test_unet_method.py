@@ -101,7 +101,7 @@ def test_absent_truth_is_not_learned(method):
     other = method.losses(replace(known, target=changed))
     for name, loss in method.losses(known).items():
         assert float(loss) == pytest.approx(float(other[name]), abs=1e-6), name
-    assert method.losses(replace(batch, target=changed))["l1"] > 1.5 * other["l1"]
+    assert method.losses(replace(batch, target=changed))["l1"] > 1.3 * other["l1"]
 
 
 def test_overfits_one_batch(method):
