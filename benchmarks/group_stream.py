@@ -1,9 +1,9 @@
 """A labelled cohort for the level group in minutes: simulated people on the template's grid, real synthesis.
 
-Nothing is preprocessed. People of the training stream (a seed that no training uses) with a diagnosis are "acquired"
-with one protocol and 3% noise, in place; a third of the modalities is left out, and all that can be synthesised is,
-by the model that ships with the package. This is the best case: no registration error, no difference between
-scanners. What ``participant`` adds to that, only a run of ``participant`` shows.
+Nothing is preprocessed. People of the training stream (a seed that no training uses) with a diagnosis are
+"acquired" with one protocol and 3% noise, in place; a third of the modalities is left out, and all that can
+be synthesised is, by the model that ships with the package. This is the best case: no registration error, no
+difference between scanners. What ``participant`` adds to that, only a run of ``participant`` shows.
 
     python benchmarks/group_stream.py DATA OUT --participants 60 --labels DIR --cache DIR
     pds-bids DATA OUT group

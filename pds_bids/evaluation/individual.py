@@ -200,7 +200,7 @@ def disturb_pattern(
 
     A model that has learned the atlas alone loses nothing when the pattern of parcel means is replaced by
     that of the group (``removed``), or exchanged for another person's (``randomised``). Adding ``d`` to all
-    voxels of a parcel changes its mean square error by ``2 d (synthetic - acquired) + d^2``: no image is read.
+    voxels of a parcel changes its mean square error by ``2 d (synthetic - acquired) + d^2``.
 
     Parameters
     ----------

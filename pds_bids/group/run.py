@@ -126,6 +126,10 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     diagnosis, refusal, is_leaking = _diagnose(config, usable, people, template, tell)
     if diagnosis is not None:
         write_group_table(out, "group_diagnosis", diagnosis.table)
+    else:
+        # That of an earlier run must not look like this one's.
+        for name in ("group_diagnosis.tsv", "group_diagnosis.json"):
+            (out / name).unlink(missing_ok=True)
     results = Results(
         gathered,
         people,
