@@ -359,7 +359,7 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
         "--verbose",
         dest="verbose_count",
         action="count",
-        help="say more; twice for details",
+        help="say more: once what is decided, twice every step of Nipype",
     )
 
 
