@@ -16,7 +16,7 @@ export NO_ET = 1
 NIIVUE := 0.69.0
 VIEWER := $(CURDIR)/pds_bids/data/viewer/niivue.umd.js.gz
 
-.PHONY: demo test browser viewer lint install clean
+.PHONY: demo test browser viewer lint docs install clean slurm descriptors
 
 install: $(STAMP)
 
@@ -53,5 +53,19 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# What the tests of the batch scripts start a cluster of their own from; needs root.
+slurm:
+	(for program in slurmctld slurmd slurmdbd munged mariadbd; do command -v $$program > /dev/null || exit 1; done) || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  slurm-wlm slurmdbd munge mariadb-server > /dev/null; }
+
+descriptors: $(STAMP)
+	$(BIN)/python scripts/make_descriptors.py
+
+# Every warning is an error; what is imported for the API takes about a minute.
+docs: $(STAMP)
+	rm -rf docs/api docs/_build
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) docs/api docs/_build

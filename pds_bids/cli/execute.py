@@ -13,8 +13,8 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from pds_bids.cli.gpu import GpuMemory
 from pds_bids.cli.progress import Progress
-from pds_bids.cli.validate import gpu_is_visible
 from pds_bids.config import Device, RunConfig
+from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
 from pds_bids.plan import Action, Plan
 from pds_bids.workflows.base import init_pds_bids_wf
@@ -68,7 +68,7 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
     workflow = init_pds_bids_wf(plan, config)
     if config.write_graph:
         write_graph(workflow, config.output_dir / "logs" / config.run_uuid)
-    n_gpus = _gpu_slots(config)
+    n_gpus = 0 if config.device is Device.CPU else len(visible_gpus())
     progress = Progress(_steps(workflow, names), gpu_memory=GpuMemory() if n_gpus else None)
     plugin, arguments = make_plugin(
         nprocs=config.nprocs,
@@ -126,14 +126,6 @@ def _configure_nipype(config: RunConfig) -> None:
         {section: {k: str(v) for k, v in d.items()} for section, d in settings.items()}
     )
     nipype_logging.update_logging(nipype_config)
-
-
-def _gpu_slots(config: RunConfig) -> int:
-    if config.device is Device.CPU or not gpu_is_visible():
-        return 0
-    import torch  # late: a second, and only where there is a GPU to count
-
-    return torch.cuda.device_count()
 
 
 def _read_plugin_file(path: Path | None) -> dict[str, Any] | None:

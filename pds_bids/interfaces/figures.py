@@ -216,6 +216,9 @@ class _SyntheticFigureInputSpec(_FigureInputSpec):
     mask = File(exists=True, mandatory=True, desc="brain mask, model grid")
     acquired = File(exists=True, desc="4D, model grid")
     names = traits.Tuple(traits.Str, traits.Str, mandatory=True, desc="what source and target are")
+    map_unit = traits.Tuple(
+        traits.Str, traits.Float, desc="of a map: its unit, and what the figure's 1 is in files"
+    )
 
 
 class SyntheticFigure(SimpleInterface):
@@ -235,9 +238,20 @@ class SyntheticFigure(SimpleInterface):
         )
         acquired = None
         if self.inputs.acquired:
-            acquired, _ = to_units(np.asarray(load(self.inputs.acquired)[0][..., 0]), mask)
+            acquired = np.asarray(load(self.inputs.acquired)[0])
+            acquired = acquired if acquired.ndim == 3 else acquired[..., 0]
+        unit, value = self.inputs.map_unit or ("× in-brain mean", 1.0)
+        if acquired is not None:
+            acquired = acquired / value if self.inputs.map_unit else to_units(acquired, mask)[0]
         figure = synthetic_figure(
-            to_units(source, mask)[0], mean, std, mask, grid, names=self.inputs.names, acquired=acquired
+            to_units(source, mask)[0],
+            mean / value,
+            std / value,
+            mask,
+            grid,
+            names=self.inputs.names,
+            acquired=acquired,
+            unit=unit,
         )
         self._results["out_file"] = _save(figure, self.inputs.figure)
         return runtime

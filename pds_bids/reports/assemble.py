@@ -27,7 +27,7 @@ from pds_bids.reports.records import Crash, FigureFile, Participant, QualityFile
 from pds_bids.reports.verdict import GateStatus, Verdict
 from pds_bids.reports.viewer import LIBRARY
 
-__all__ = ["Light", "assemble_report"]
+__all__ = ["Light", "assemble_report", "page_environment"]
 
 # "registration+below" is shown beneath "registration", with a slider between them.
 _BELOW = "+below"
@@ -88,7 +88,7 @@ def render(record: Participant, judgement: Judgement, methods: str, command_line
     """
     sessions = [_session_view(session, record.last_run.crashes, judgement) for session in record.sessions]
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             record=record,
@@ -110,7 +110,8 @@ def render(record: Participant, judgement: Judgement, methods: str, command_line
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return what pages are rendered with: files of this package, everything escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pds_bids.reports", "."),
         autoescape=True,

@@ -187,6 +187,7 @@ def synthetic_figure(
     *,
     names: tuple[str, str],
     acquired: np.ndarray | None = None,
+    unit: str = "× in-brain mean",
 ) -> "Figure":
     """Draw source, synthetic volume and uncertainty; acquired volume and difference where there is one.
 
@@ -209,6 +210,8 @@ def synthetic_figure(
         What source and target are, for example ``("mean BOLD", "mean DWI")``.
     acquired : ndarray, optional
         ``(X, Y, Z)`` acquired target, same unit as `synthetic`.
+    unit : str
+        Of the target; the source is in units of its in-brain mean.
 
     Returns
     -------
@@ -223,9 +226,10 @@ def synthetic_figure(
     view = View(grid, mask)
     cuts = view.cuts(AXIAL, _THREE) + view.cuts(CORONAL, (0.4, 0.62)) + view.cuts(SAGITTAL, (0.3, 0.48))
     upper = upper_limit(synthetic if acquired is None else acquired, mask)
-    common, unit = (0.0, upper), "× in-brain mean"
+    common = (0.0, upper)
+    own = (0.0, upper_limit(source, mask))
     rows = [
-        Row(f"source: acquired {source_name}", source, cuts, (0.0, upper_limit(source, mask)), unit=unit),
+        Row(f"source: acquired {source_name}", source, cuts, own, unit="× in-brain mean"),
         Row(
             f"SYNTHETIC {target_name}: predicted by the model, not measured",
             synthetic,
@@ -236,7 +240,7 @@ def synthetic_figure(
         ),
     ]
     if acquired is not None:
-        rows += _comparison_rows(synthetic, acquired, mask, cuts, upper, target_name)
+        rows += _comparison_rows(synthetic, acquired, mask, cuts, target_name, unit)
     rows.append(
         Row(
             f"uncertainty of the synthetic {target_name} (standard deviation)",
@@ -253,11 +257,11 @@ def synthetic_figure(
 
 
 def _comparison_rows(
-    synthetic: np.ndarray, acquired: np.ndarray, mask: np.ndarray, cuts: list[Cut], upper: float, name: str
+    synthetic: np.ndarray, acquired: np.ndarray, mask: np.ndarray, cuts: list[Cut], name: str, unit: str
 ) -> list[Row]:
+    upper = upper_limit(acquired, mask)
     reach = _DIFFERENCE_SHARE * upper
     difference = np.asarray(synthetic, float) - acquired
-    unit = "× in-brain mean"
     return [
         Row(f"acquired {name}, same scale", acquired, cuts, (0.0, upper), unit=unit),
         Row(
