@@ -18,6 +18,9 @@ from pds_bids.plan import Action, Plan, SessionPlan
 
 __all__ = ["begin", "finish", "rebuild_reports", "write_methods"]
 
+# More participants than that: only the reports of failures are listed.
+LISTED_REPORTS = 8
+
 
 def begin(plan: Plan, config: RunConfig) -> None:
     """Write what describes the dataset and the run, before anything is computed."""
@@ -138,11 +141,21 @@ def _template_origin(output_dir: Path) -> str:
 
 
 def _summarise(plan: Plan, config: RunConfig, failures: dict[str, str]) -> None:
+    """Say how it ended: numbers, what failed and why and where to look, and where the reports are."""
     done = sum(s.action in (Action.RUN, Action.DONE) and s.label not in failures for s in plan.sessions)
     kept = len(plan.with_action(Action.DONE))
     skipped = len(plan.with_action(Action.SKIP))
     print(f"\n{done} done ({kept} of them by an earlier run), {skipped} skipped, {len(failures)} failed.")
+    failed = {session.label: session.participant for session in plan.sessions if session.label in failures}
     for label, reason in failures.items():
         print(f"  FAILED {label}: {reason}")
-    for participant in _participants(plan):
+        folder = config.output_dir / log_dir(failed[label], config.run_uuid)
+        crashes = len(list(folder.glob("crash-*.txt")))
+        print(f"    crash files: {folder}" if crashes else "    nothing was computed for it")
+    participants = _participants(plan)
+    # A cohort's list of reports would push the failures off the screen.
+    listed = participants if len(participants) <= LISTED_REPORTS else list(dict.fromkeys(failed.values()))
+    for participant in listed[:LISTED_REPORTS]:
         print(f"  report: {config.output_dir / report_path(participant)}")
+    if len(listed) < len(participants):
+        print(f"  all reports: {config.output_dir / report_path('*')} ({len(participants)})")

@@ -68,6 +68,10 @@ def _run(config: RunConfig) -> int:
         from pds_bids.cli.train import run_training  # late: torch and Lightning
 
         return run_training(config, preprocess=_participants)
+    if config.analysis_level is AnalysisLevel.GROUP:
+        from pds_bids.cli.group import run_group  # late: pandas and scikit-learn
+
+        return run_group(config)
     return _participants(config)
 
 

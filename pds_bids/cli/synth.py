@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pds_bids.exceptions import DataError, DeviceError, GeometryError, PDSError, UsageError
-from pds_bids.modalities import MODALITIES, Contrast, Direction, Modality
+from pds_bids.modalities import ANATOMY, Contrast, Direction, Modality
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from pds_bids.imaging.grid import Grid
     from pds_bids.inference.bundle import Bundle
     from pds_bids.inference.synthesize import Synthesis
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code; an expected error is one line on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         _run(arguments)
     except PDSError as error:
@@ -33,16 +34,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``pds-bids-synth``."""
     parser = argparse.ArgumentParser(
         prog="pds-bids-synth",
         description="Synthesise one modality of one session from images on the model grid.",
         epilog="Every source is a 4-D image, bias-corrected, in any unit: the overall mean first, then "
-        "the segments. Outputs, in units of the in-brain mean: <contrast>_mean.nii.gz and "
-        "<contrast>_std.nii.gz with the same volumes in the same order, and synthesis.json.",
+        "the segments; the T1w is a 3-D one. Outputs, in units of the in-brain mean (FA without unit, MD in "
+        "mm^2/s): <contrast>_mean.nii.gz and <contrast>_std.nii.gz with the same volumes in the same order, "
+        "and synthesis.json.",
     )
     add = parser.add_argument
-    add("--source", nargs="+", required=True, metavar="NAME=FILE", help="bold=FILE, or dwi=FILE b0=FILE")
+    add(
+        "--source",
+        nargs="+",
+        required=True,
+        metavar="NAME=FILE",
+        help="bold=FILE, or dwi=FILE b0=FILE; t1w=FILE",
+    )
     add(
         "--mask", type=Path, required=True, metavar="FILE", help="brain mask of the subject on the model grid"
     )
@@ -74,33 +83,50 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.nthreads < 1:
         raise UsageError(f"--nthreads {arguments.nthreads}: expected 1 or more")
     direction = Direction.to(Modality(arguments.target))
-    foreign = set(sources) - set(MODALITIES[direction.source].contrasts)
+    foreign = set(sources) - set(direction.sources)
     if foreign:
         raise UsageError(
             f"--source {', '.join(sorted(foreign))} cannot serve for --target {arguments.target}"
         )
     # PyTorch takes seconds to load and reads the number of threads when it does.
+    import numpy as np
+    import torch
+
+    from pds_bids.inference.synthesize import choose_device
+    from pds_bids.inference.turns import take_device
+
+    torch.set_num_threads(arguments.nthreads)
+    with take_device(choose_device(arguments.device)) as device:
+        _run_on(device, arguments, sources, direction)
+
+
+def _run_on(
+    device: "torch.device",
+    arguments: argparse.Namespace,
+    sources: dict[Contrast, Path],
+    direction: Direction,
+) -> None:
     import torch
 
     from pds_bids.inference.bundle import load_bundle
     from pds_bids.inference.card import default_model_dir
-    from pds_bids.inference.synthesize import choose_device, synthesize
+    from pds_bids.inference.synthesize import synthesize
     from pds_bids.seeds import derive_seed
 
-    torch.set_num_threads(arguments.nthreads)
-    device = choose_device(arguments.device)
     bundle = load_bundle(arguments.model_dir or default_model_dir(arguments.method), device)
     if bundle.method.name != arguments.method:
         raise UsageError(
             f"--method {arguments.method}: the bundle {bundle.folder} holds {bundle.method.name}"
         )
     images = {contrast: _read(path, bundle.grid, 4) for contrast, path in sources.items()}
-    lengths = {contrast: image.shape[-1] for contrast, image in images.items()}
+    lengths = {contrast: image.shape[-1] for contrast, image in images.items() if contrast != ANATOMY}
     if len(set(lengths.values())) > 1:
         raise DataError(f"sources differ in their number of volumes: {lengths}")
+    n_volumes = next(iter(lengths.values()), 0)
+    if ANATOMY in images:
+        images[ANATOMY] = np.broadcast_to(images[ANATOMY][..., :1], (*bundle.grid.shape, n_volumes))
     seeds = [
-        derive_seed(arguments.seed, *arguments.seed_names, direction, index)
-        for index in range(next(iter(lengths.values())))
+        derive_seed(arguments.seed, *arguments.seed_names, direction, index) for index in range(n_volumes)
     ]
     mask = _read(arguments.mask, bundle.grid, 3) > 0
     template = _read(arguments.template, bundle.grid, 4)
@@ -115,7 +141,7 @@ def _run(arguments: argparse.Namespace) -> None:
         "VolumeSeeds": seeds,
         "Device": str(device),
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
-        "Units": "arbitrary, in-brain mean of an acquired image is 1",
+        "Units": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
     _write(result, bundle.grid, description, arguments.output_dir)
 
@@ -168,6 +194,7 @@ def _describe_model(bundle: "Bundle") -> dict[str, object]:
         "TrainingData": bundle.card.get("training", {}).get("data", "unknown"),
         "Sampler": bundle.method.sampler,
         "Steps": bundle.method.steps,
+        **({"IntervalHalfWidthsInStd": bundle.interval_widths} if bundle.interval_widths else {}),
     }
 
 

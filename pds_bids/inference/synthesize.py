@@ -12,7 +12,7 @@ from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import Bundle
 from pds_bids.inference.prepare import scale_template, scale_to_mean
 from pds_bids.methods import Condition
-from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, Contrast, Direction
 from pds_bids.models.unet import TEMPLATE_CHANNELS
 
 __all__ = ["Synthesis", "choose_device", "synthesize"]
@@ -29,7 +29,8 @@ class Synthesis:
     Parameters
     ----------
     mean, std : dict of Contrast to ndarray
-        ``(X, Y, Z, N)`` float32 on the model grid, units of the in-brain mean, zero outside the mask.
+        ``(X, Y, Z, N)`` float32 on the model grid, zero outside the mask; units of the in-brain mean, FA
+        without unit, MD in mm^2/s. The mean is not negative.
     source_scale : dict of Contrast to list of float
         In-brain mean of each source volume, which was divided out.
     """
@@ -69,7 +70,7 @@ def synthesize(
     ----------
     source : mapping of Contrast to ndarray
         ``(X, Y, Z, N)``: overall mean, then segments; N4-corrected, any unit. One or more contrasts of the
-        direction's source.
+        direction's source, and where there is one the anatomy, the same for all volumes.
     mask : ndarray
         ``(X, Y, Z)`` bool, brain of the subject on the model grid.
     template : ndarray
@@ -105,18 +106,20 @@ def synthesize(
     channels = bundle.window.crop(np.moveaxis(template, -1, 0))
     common = {"template": scale_template(channels, inside), "mask": inside[None]}
     present = np.array([contrast in source for contrast in CONTRASTS])
-    targets = MODALITIES[direction.target].contrasts
-    mean, std = ({c: np.zeros((*grid.shape, n_volumes), np.float32) for c in targets} for _ in range(2))
+    mean, std = (
+        {c: np.zeros((*grid.shape, n_volumes), np.float32) for c in direction.targets} for _ in range(2)
+    )
     for start in range(0, n_volumes, BATCH_SIZE):
         chunk = slice(start, min(start + BATCH_SIZE, n_volumes))
         condition = _condition(images[chunk], present, common, direction)
         generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds[chunk]]
         device = next(bundle.method.parameters()).device
         result = bundle.method.sample(condition.to(device), generators)
-        for contrast in targets:
-            channel = CONTRASTS.index(contrast)
+        for contrast in direction.targets:
+            channel, unit = CONTRASTS.index(contrast), MAP_UNITS.get(contrast, 1.0)
             for volumes, tensor in ((mean, result.mean), (std, result.std)):
-                pasted = bundle.window.paste(tensor[:, channel].float().cpu().numpy() * inside, grid)
+                values = tensor[:, channel].float().clamp_min(0).cpu().numpy()
+                pasted = bundle.window.paste(unit * values * inside, grid)
                 volumes[contrast][..., chunk] = np.moveaxis(pasted, 0, -1)
     return Synthesis(mean, std, scales)
 
@@ -133,9 +136,11 @@ def check_inputs(
     """Raise `DataError` or `GeometryError` for inputs of `synthesize` that do not fit together."""
     if grid != bundle.grid:
         raise GeometryError(f"inputs lie on a grid of {grid.shape}, the model works on {bundle.grid.shape}")
-    allowed = MODALITIES[direction.source].contrasts
-    if not source or not set(source) <= set(allowed):
-        raise DataError(f"{direction}: got sources {sorted(source)}, expected some of {list(allowed)}")
+    if not set(source) - {ANATOMY} or not set(source) <= set(direction.sources):
+        acquired = [str(contrast) for contrast in direction.sources if contrast != ANATOMY]
+        raise DataError(
+            f"{direction}: got sources {sorted(source)}, expected some of {acquired}, {ANATOMY} optional"
+        )
     if not n_volumes:
         raise DataError(f"{direction}: no volume to synthesise from")
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -153,7 +158,7 @@ def check_inputs(
 def _prepare(
     source: Mapping[Contrast, np.ndarray], inside: np.ndarray, bundle: Bundle, n_volumes: int
 ) -> tuple[np.ndarray, dict[Contrast, list[float]]]:
-    """Return ``(N, 3, D, H, W)`` scaled sources in the window, and the scales."""
+    """Return ``(N, C, D, H, W)`` scaled sources in the window, and the scales."""
     images = np.zeros((n_volumes, len(CONTRASTS), *bundle.window.shape), np.float32)
     scales: dict[Contrast, list[float]] = {}
     for contrast, volumes in source.items():

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.tissues import Template
-from pds_bids.modalities import CONTRASTS
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
 from pds_bids.phantom.fields import random_field_on
 from pds_bids.phantom.pair import (
+    ACQUIRED,
     PROTOCOL_NUMBERS,
     SOURCE_CHANNELS,
     TARGET_CHANNELS,
@@ -46,7 +46,7 @@ _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
 _MAX_FA = 0.85
 # What the removal of a bias field takes for one (sigma, mm).
 _BROAD_MM = 25.0
-_N_ACQUIRED = len(CONTRASTS)
+_N_ACQUIRED = len(ACQUIRED)
 # An ellipsoid of the size of a brain.
 _MIDDLE_MM, _HEAD_MM = np.array([0.0, -18.0, 8.0]), np.array([68.0, 87.0, 70.0])
 
