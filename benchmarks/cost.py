@@ -59,7 +59,7 @@ def one_person() -> Condition:
     generator = torch.Generator().manual_seed(0)
     way = Direction.BOLD2DWI
     present = torch.zeros(1, len(CONTRASTS))
-    present[0, [CONTRASTS.index(c) for c in MODALITIES[way.source].contrasts]] = 1
+    present[0, [CONTRASTS.index(c) for c in MODALITIES[way.source].sources]] = 1
     source = torch.rand(1, len(CONTRASTS), *shape, generator=generator) * present[..., None, None, None]
     template = torch.rand(1, TEMPLATE_CHANNELS, *shape, generator=generator)
     return Condition(source, present, template, torch.ones(1, 1, *shape), torch.tensor([way.code]))

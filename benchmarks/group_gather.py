@@ -1,8 +1,8 @@
 """Time and memory of the level group on many participants: quality, plans and images of skeleton outputs.
 
-Every participant has what ``participant`` writes as far as ``group`` reads it: a plan, four quality files with
-fidelity of seven predictors, sidecars, and on request images on the template's grid (hard links to one set, so
-that disks and caches are flattered but decompression is not).
+Every participant has what ``participant`` writes as far as ``group`` reads it: a plan, four quality files
+with fidelity of seven predictors, sidecars, and on request images on the template's grid (hard links to one
+set, so that disks and caches are flattered but decompression is not).
 
     python benchmarks/group_gather.py --participants 1000
     python benchmarks/group_gather.py --participants 1000 --images --nprocs 2
@@ -61,7 +61,8 @@ def main() -> None:
         )
         print(f"{len(found.quality)} rows, {len(found.fidelity)} scores, {len(found.incomplete)} incomplete")
         print(
-            f"{args.participants} participants: {wall:.1f} s ({cpu:.1f} CPU s of this process), peak {peak / 1e6:.2f} GB"
+            f"{args.participants} participants: {wall:.1f} s ({cpu:.1f} CPU s of this process), "
+            f"peak {peak / 1e6:.2f} GB"
         )
 
 
@@ -115,9 +116,9 @@ def write_images(out: Path, labels: list[str], root: Path) -> None:
     image = (template.gm + 0.7 * template.wm + rng.normal(1, 0.05, mask.shape)).astype(np.float32) * mask
     keys = {
         Modality.BOLD: ("mean", "segments", "mask", "synthetic", "synthetic_std", "synthetic_mask"),
-        Modality.DWI: ("mean", "segments", "mask", "b0", "fa", "md", "synthetic", "synthetic_std")
-        + ("synthetic_mask", "synthetic_b0", "synthetic_b0std"),
+        Modality.DWI: ("mean", "segments", "mask", "b0", "fa", "md"),
     }
+    keys[Modality.DWI] += ("synthetic", "synthetic_std", "synthetic_mask", "synthetic_b0", "synthetic_b0std")
     kinds = {"mask": mask, "segments": np.stack([image] * 10, -1), "image": image}
     for name, data in kinds.items():
         write_nifti(root / f"{name}.nii.gz", data, MODEL_GRID.vox2ras, is_template_space=True)

@@ -1,9 +1,9 @@
 """A labelled cohort for the level group in minutes: simulated people on the template's grid, real synthesis.
 
-Nothing is preprocessed. People of the training stream (a seed that no training uses) with a diagnosis are "acquired"
-with one protocol and 3% noise, in place; a third of the modalities is left out, and all that can be synthesised is,
-by the model that ships with the package. This is the best case: no registration error, no difference between
-scanners. What ``participant`` adds to that, only a run of ``participant`` shows.
+Nothing is preprocessed. People of the training stream (a seed that no training uses) with a diagnosis are
+"acquired" with one protocol and 3% noise, in place; a third of the modalities is left out, and all that can
+be synthesised is, by the model that ships with the package. This is the best case: no registration error, no
+difference between scanners. What ``participant`` adds to that, only a run of ``participant`` shows.
 
     python benchmarks/group_stream.py DATA OUT --participants 60 --labels DIR --cache DIR
     pds-bids DATA OUT group
@@ -22,8 +22,9 @@ from pds_bids.evaluation.fidelity import compare
 from pds_bids.inference.bundle import load_bundle
 from pds_bids.inference.card import default_model_dir
 from pds_bids.inference.synthesize import synthesize
-from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction, Modality
+from pds_bids.modalities import MODALITIES, Contrast, Direction, Modality
 from pds_bids.phantom.anatomy import build_anatomies
+from pds_bids.phantom.pair import ACQUIRED
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 from pds_bids.template import MODEL_GRID, RES02_GRID, get_template, load_template
@@ -83,7 +84,7 @@ def write_person(args, label, stream, index, lack, bundle):
     noisy = np.abs(
         target + NOISE * np.r_[1, 1, 1, 0.3, 0.3][:, None, None, None] * rng.normal(size=target.shape)
     )
-    images = {c: (noisy[k] * mask).astype(np.float32) for k, c in enumerate(CONTRASTS)}
+    images = {c: (noisy[k] * mask).astype(np.float32) for k, c in enumerate(ACQUIRED)}
     maps = {"fa": noisy[3] * mask, "md": 1e-3 * noisy[4] * mask}
     directions = [d for d in Direction if d.source != lack]
     for modality in Modality:
@@ -98,22 +99,22 @@ def write_person(args, label, stream, index, lack, bundle):
             )
     channels = np.moveaxis(pair.template.numpy(), 0, -1)
     for direction in directions:
-        source = {c: images[c][..., None] for c in MODALITIES[direction.source].contrasts}
+        source = {c: images[c][..., None] for c in MODALITIES[direction.source].sources}
         seed = derive_seed(args.seed, label, str(direction))
         made = synthesize(source, mask, channels, MODEL_GRID, bundle, direction=direction, seeds=[seed])
         main = MODALITIES[direction.target].contrasts[0]
         content = {"synthetic_mask": mask.astype(np.uint8)}
         content |= {"synthetic": made.mean[main][..., 0], "synthetic_std": made.std[main][..., 0]}
-        if direction.target is Modality.DWI:
-            content["synthetic_b0"] = made.mean[Contrast.B0][..., 0]
-            content["synthetic_b0std"] = made.std[Contrast.B0][..., 0]
+        for contrast in set(made.mean) - {main}:
+            content[f"synthetic_{contrast}"] = made.mean[contrast][..., 0]
+            content[f"synthetic_{contrast}std"] = made.std[contrast][..., 0]
         save(args.out, {"sub": label}, direction.target, content)
         quality = {
             "uncertainty_median": float(np.median(made.std[main][mask])),
             "acquired_target": lack == "none",
         }
         if lack == "none" and args.with_baselines:
-            acquired = {c: images[c] for c in MODALITIES[direction.target].contrasts}
+            acquired = {c: images[c] for c in MODALITIES[direction.target].contrasts if c in images}
             first = {c: v[..., 0] for c, v in made.mean.items()}
             flat = {c: v[..., 0] for c, v in source.items()}
             found = compare(first, acquired, flat, mask, direction, bundle, template=channels)

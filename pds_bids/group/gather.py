@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pds_bids.exceptions import NothingSelectedError
-from pds_bids.modalities import MODALITIES, Modality
+from pds_bids.modalities import MAP_UNITS, MODALITIES, Modality
 from pds_bids.reports import quality
 from pds_bids.reports.records import Participant, QualityFile, Session, read_participant
 from pds_bids.reports.verdict import GateStatus
@@ -260,6 +260,7 @@ def _synthetic_rows(label: str, session: Session) -> list[dict[str, Any]]:
 
 
 def _fidelity_rows(label: str, session: Session) -> list[dict[str, Any]]:
+    units = {str(contrast): unit for contrast, unit in MAP_UNITS.items()}
     return [
         {
             "participant_id": f"sub-{label}",
@@ -267,7 +268,8 @@ def _fidelity_rows(label: str, session: Session) -> list[dict[str, Any]]:
             "contrast": table.target,
             "predictor": "model" if row.is_model else row.predictor,
             "metric": metric,
-            "value": value,
+            # Quality files compare maps in the units of a network.
+            "value": value * units.get(table.target, 1.0) if metric.startswith("mae") else value,
         }
         for file in session.quality
         if _is_synthetic(file)

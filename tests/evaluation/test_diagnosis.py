@@ -211,6 +211,19 @@ def test_a_network_finds_a_planted_place():
     assert np.array_equal(again.predict_proba(rows[32:]), model.predict_proba(rows[32:]))
 
 
+def test_the_network_runs_through_the_cross_validation():
+    mask = np.ones((8, 8, 8), bool)
+    rng = np.random.default_rng(1)
+    labels = np.array(["AD", "NC"] * 12)
+    rows = rng.normal(size=(24, 512)) + 2.0 * (labels == "AD")[:, None]
+    people = tuple(map(str, range(24)))
+    blocks = Blocks(people, {(BOLD, ACQUIRED): rows})
+    folds = make_folds(people, labels, 2, 0)
+    cohort = Cohort(blocks, labels, folds, np.zeros((24, 0)), mask)
+    found = predict(cohort, SCHEMES["acquired bold"], Classifier.CNN, seed=0)
+    assert found.is_right.mean() > 0.75
+
+
 def test_schemes_cover_the_paper_and_its_critics():
     names = set(SCHEMES)
     assert {s.paper for s in SCHEMES.values()} >= {"S1", "S2", "S3", "S4", "S5", "S6", "S7-S9"}

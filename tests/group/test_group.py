@@ -1,4 +1,4 @@
-"""Gathering, parcels against nilearn, names against the validator, and the whole level from the command line."""
+"""Gathering, parcels against nilearn, names against the validator, fidelity and diagnosis."""
 
 import json
 import shutil
