@@ -1,8 +1,8 @@
 """Fine rigid alignment of two averages of different contrast inside one brain, by the directions of edges.
 
 Where tissues meet, both images have an edge along the same normal, whichever side is bright. Only directions
-are compared, weakly where an edge is weak: a receive field changes hardly any of them, and no intensity has to be a
-function of another. A regression of intensities was in use before: in a steep receive field it ended up to
+are compared, weakly where an edge is weak: a receive field changes hardly any of them, and no intensity has
+to be a function of another. A regression of intensities was in use before: in a steep receive field it ended up to
 0.8 mm off, where this is 0.1 mm off.
 
 References
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Refined", "inner_brain", "refine_across"]
 
-# The first ones find the way; fine edges alone were lost 3 mm off. The last is on a lattice of half voxels; with
-# more smoothing fluid mixes into tissue: 1.2 mm left 0.21 mm, this 0.16 mm.
+# The first ones find the way; fine edges alone were lost 3 mm off. The last is on a lattice of half voxels;
+# with more smoothing fluid mixes into tissue: 1.2 mm left 0.21 mm, this 0.16 mm.
 LEVELS = (
     Level(6.0, 1.5, step=0.8, n_points=5_000, n_iterations=20),
     Level(3.0, 0.8, step=0.8, n_points=10_000, n_iterations=20),
