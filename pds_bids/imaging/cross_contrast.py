@@ -2,7 +2,8 @@
 
 Where tissues meet, both images have an edge along the same normal, whichever side is bright. Only directions
 are compared, weakly where an edge is weak: a receive field changes hardly any of them, and no intensity has
-to be a function of another. A regression of intensities was in use before: in a steep receive field it ended up to
+to be a function of another.
+A regression of intensities was in use before: in a steep receive field it ended up to
 0.8 mm off, where this is 0.1 mm off.
 
 References
