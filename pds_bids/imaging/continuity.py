@@ -40,8 +40,9 @@ class Expected:
 def expected_offset(poses: np.ndarray, volumes: np.ndarray, b0s: np.ndarray, centre: np.ndarray) -> Expected:
     """Predict the point map from the b0s to a shell by continuity of the motion.
 
-    Motion counts as a random walk, whose steps are seen within the shell. Each b0 is compared with the volumes
-    of the shell before and after it, nearer ones counting more (a Brownian bridge); b0s are then averaged by
+    Motion counts as a random walk, whose steps are seen within the shell. Each b0 is compared with
+    the volumes of the shell before and after it, nearer ones
+    counting more (a Brownian bridge); b0s are then averaged by
     their variances. Where eddy currents move volumes, steps along phase encoding are large and so is the
     standard deviation.
 

@@ -39,8 +39,8 @@ class ShellOffset:
     Parameters
     ----------
     b02shell : ndarray
-        ``(4, 4)`` rigid point map that is used: the image's, averaged with that of time unless they contradict
-        each other.
+        ``(4, 4)`` rigid point map that is used: the image's, averaged with that of time unless they
+        contradict each other.
     by_image_mm, by_time_mm : float
         How far each way moves the head (largest displacement at 50 mm from the centre); `nan` where the shell
         is too short to know how a head moves.
@@ -101,9 +101,9 @@ def offset_of_shell(
     apart_mm = distance_mm(found.pose, expected.pose, grid) if knows_time else np.nan
     if contradiction > CONTRADICTION_SD and apart_mm > VISIBLE_MM:
         warnings.append(
-            f"{used} is {apart_mm:.2f} mm away from where the head was in the volumes before and after; it is "
-            "kept, which is right if the head jumped there or eddy currents shift all volumes alike; look at b0 "
-            "and shell one over the other"
+            f"{used} is {apart_mm:.2f} mm away from where the head was in the volumes before and after; it "
+            "is kept, which is right if the head jumped there or eddy currents shift all volumes alike; look "
+            "at b0 and shell one over the other"
         )
     warning = "; ".join(f"offset of shell to b0: {one}" for one in warnings)
     if warning:
