@@ -43,8 +43,7 @@ from pds_bids.training.schedule import TrainConfig
 
 SEED = 1
 UPDATES = 2000
-# Channels at 1/2, 1/4 and 1/8 of the resolution.
-WIDTHS = {"default": (16, 48, 96), "small": (8, 24, 48)}
+SIZES = {"default": UNetConfig((16, 48, 96), n_voxel=32), "small": UNetConfig((8, 24, 48), n_voxel=16)}
 DATA_NOTE = (
     "SynthSeg training label maps (20 people, Apache-2.0), simulated contrasts only; no acquired image"
 )
@@ -227,7 +226,7 @@ def install(source: Path, package_data: Path, name: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--bundle", choices=list(WIDTHS), default="default")
+    parser.add_argument("--bundle", choices=list(SIZES), default="default")
     parser.add_argument("--labels", type=Path, help="SynthSeg label maps; without them the template's head")
     parser.add_argument("--cache", type=Path, required=True, help="folder for anatomies and simulated people")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for checkpoints")
@@ -251,11 +250,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     people = replace(people, train=CachedPairs(people.train, arguments.cache / "pairs"))
     runs, bundle_dir = (arguments.runs / f"{arguments.bundle}{end}" for end in ("", "-bundle"))
-    widths = WIDTHS[arguments.bundle]
     config = TrainConfig(
-        arguments.updates, seed=arguments.seed, precision=arguments.precision, save_every=50, validate_every=250
+        arguments.updates,
+        seed=arguments.seed,
+        precision=arguments.precision,
+        save_every=50,
+        validate_every=250,
     )
-    architecture = UNetMethod(UNetConfig(widths), DEFAULT_WINDOW.shape).architecture
+    architecture = UNetMethod(SIZES[arguments.bundle], DEFAULT_WINDOW.shape).architecture
     plan = Plan("unet", config=config, architecture=architecture, learning_rate=arguments.learning_rate)
     if arguments.start_from:
         start = starting_bundle(
