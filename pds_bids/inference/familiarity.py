@@ -25,6 +25,7 @@ Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
 PURE = 0.7
 BLOB_SIGMA_VOXELS = 2.5
 # People of the training are few: their range is widened by this share on both sides.
+LIMITS_PERCENT = (5, 95)
 MARGIN = 0.25
 # Largest factor on the standard deviation of what is synthesised from an unfamiliar source.
 LARGEST_FACTOR = 3.0
@@ -76,7 +77,8 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
 def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
     """Return the range of every figure over people, by contrast, from what `describe_source` gave.
 
-    The range is that of the 2nd to the 98th percentile, widened by a quarter on both sides.
+    The range is that of the 5th to the 95th percentile, widened by a quarter on both sides: the few people
+    of the simulation whose contrast is arbitrary do not count.
     """
     found: dict[Contrast, list[dict[str, float]]] = {}
     for person in people:
@@ -85,7 +87,7 @@ def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict
     ranges: dict[str, dict[str, list[float]]] = {}
     for contrast in SOURCES:
         for name in FEATURES if contrast in found else ():
-            low, high = np.percentile([figures[name] for figures in found[contrast]], [2, 98])
+            low, high = np.percentile([figures[name] for figures in found[contrast]], LIMITS_PERCENT)
             reach = MARGIN * (high - low)
             limits = [round(float(low - reach), 4), round(float(high + reach), 4)]
             ranges.setdefault(str(contrast), {})[name] = limits

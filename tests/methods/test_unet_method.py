@@ -64,7 +64,7 @@ def test_losses_by_hand(method):
     method.network.atlas.fill_(0.5)
     losses = {name: value.detach() for name, value in method.losses(batch).items()}
     assert float(losses["l1"]) == pytest.approx(0.3, abs=1e-5)
-    assert float(losses["square"]) == pytest.approx(0.5 * 0.09, abs=1e-5)
+    assert float(losses["square"]) == pytest.approx(4 * 0.09, abs=1e-5)
     assert float(losses["gradient"]) == pytest.approx(0, abs=1e-5)
     # Laplace: log b + |e| / b with b = exp(-2.8).
     assert float(losses["scale"]) == pytest.approx(0.02 * (-2.8 + 0.3 * math.exp(2.8)), abs=1e-4)
