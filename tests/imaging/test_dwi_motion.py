@@ -136,7 +136,9 @@ def test_offset_in_a_steep_receive_field(make_offset, displacement):
     """Light that falls to a half: one function of intensity for the whole head was 0.4 mm off."""
     b0, shell, grid, pose = make_offset(
         [1.5, -1, 2, 0.02, 0.01, -0.03],
-        lambda points: np.exp(-0.35 * (points[..., 2] + points[..., 1]) / 60 + 0.3 * (points[..., 1] / 60) ** 2),
+        lambda points: np.exp(
+            -0.35 * (points[..., 2] + points[..., 1]) / 60 + 0.3 * (points[..., 1] / 60) ** 2
+        ),
     )
     found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), nothing_expected(), 1)
     assert found.used == OffsetSource.REGRESSION
