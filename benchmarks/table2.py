@@ -5,7 +5,7 @@
 
 Every row gets the same examples in the same order, its own learning rate, and either the same time on the
 processor (``--minutes``) or the same number of updates (``--updates``). A row that is done is kept: a second
-call goes on, and ``--methods`` adds rows. Tables are written after every row.
+call goes on, and ``--methods`` adds rows. A row whose model is in OUT is not trained again, only scored.
 """
 
 import argparse
@@ -19,16 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from table2_people import SEED, table_people, table_window
+from table2_people import N_TRAIN, SEED, in_units, table_people, table_window
 from table2_report import METRICS, write_report
 from table2_rows import ROWS, Row, architecture_of
 
 from pds_bids.evaluation.baselines import fit_baselines
 from pds_bids.evaluation.metrics import mae, psnr, ssim
-from pds_bids.inference.bundle import save_bundle
+from pds_bids.inference.bundle import load_bundle, save_bundle
+from pds_bids.inference.card import CARD
 from pds_bids.inference.prepare import Window, scale_to_mean
 from pds_bids.methods import METHODS, Condition, Method, SampleResult
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.modalities import CONTRASTS, MODALITIES, TARGETS, Direction
 from pds_bids.options import ModelSize
 from pds_bids.seeds import derive_seed
 from pds_bids.training.data import (
@@ -75,8 +76,9 @@ class Setting:
             arguments.labels,
             arguments.cache,
             is_reduced=self.is_reduced,
-            n_test=arguments.n_test,
+            n_train=arguments.n_train,
             n_validation=arguments.n_validation,
+            n_test=arguments.n_test,
         )
         self.statistics = self._statistics(self.out / "statistics.npz")
 
@@ -164,22 +166,22 @@ class Kept:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self.images: Images = {str(contrast): [] for contrast in CONTRASTS}
+        self.images: Images = {str(contrast): [] for contrast in TARGETS}
 
     def sample(self, condition: Condition, generators: list[torch.Generator]) -> SampleResult:
         """Sample both directions of one person, with generators of that person."""
-        number = len(self.images[str(CONTRASTS[0])])
+        number = len(self.images[str(TARGETS[0])])
         seeds = [derive_seed(SEED, "test", number, way.code) for way in Direction]
         made = self.method.sample(condition, [torch.Generator().manual_seed(seed) for seed in seeds])
         del generators
         for way, image in zip(Direction, made.mean.cpu().numpy(), strict=True):
-            for contrast in MODALITIES[way.target].contrasts:
+            for contrast in way.targets:
                 self.images[str(contrast)].append(image[CONTRASTS.index(contrast)])
         return made
 
 
 def score(images: Images, setting: Setting) -> list[dict[str, Any]]:
-    """Return one record per person and contrast; all images are divided by their in-brain mean."""
+    """Return one record per person and contrast; all but maps are divided by their in-brain mean."""
     pairs = [setting.people.test.pair(i) for i in range(len(setting.people.test))]  # type: ignore[arg-type]
     masks = [setting.window.crop(pair.mask) for pair in pairs]
     common = np.logical_and.reduce(masks)
@@ -187,11 +189,11 @@ def score(images: Images, setting: Setting) -> list[dict[str, Any]]:
     for contrast, made in images.items():
         channel = list(map(str, CONTRASTS)).index(contrast)
         data_range = setting.statistics.data_range[CONTRASTS[channel]]
+        kind, crop = CONTRASTS[channel], setting.window.crop
         truths = [
-            scale_to_mean(setting.window.crop(p.target[channel]), m, p.name)[0]
-            for p, m in zip(pairs, masks, strict=True)
+            in_units(crop(p.target[channel]), m, kind, p.name) for p, m in zip(pairs, masks, strict=True)
         ]
-        scaled = [scale_to_mean(i, m, contrast)[0] for i, m in zip(made, masks, strict=True)]
+        scaled = [in_units(i, m, kind, contrast) for i, m in zip(made, masks, strict=True)]
         own = _own_part(scaled, truths, common)
         for number, (pair, mask, image, truth) in enumerate(zip(pairs, masks, scaled, truths, strict=True)):
             rmse = float(np.sqrt(np.mean((image - truth)[mask] ** 2)))
@@ -231,7 +233,7 @@ def score_trivial(setting: Setting) -> dict[str, list[dict[str, Any]]]:
             mask = pair.mask & setting.statistics.bank.mask
             source = {
                 c: scale_to_mean(pair.source[CONTRASTS.index(c)], pair.mask, pair.name)[0]
-                for c in MODALITIES[way.source].contrasts
+                for c in MODALITIES[way.source].sources
             }
             atlas = {
                 c: setting.statistics.atlas[CONTRASTS.index(c)] for c in MODALITIES[way.target].contrasts
@@ -248,14 +250,19 @@ def score_trivial(setting: Setting) -> dict[str, list[dict[str, Any]]]:
 def run_row(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     """Train, calibrate, sample and score one row."""
     row = ROWS[name]
-    method, record = train_row(row, seed, setting)
+    folder = setting.out / "models" / f"{name}_seed-{seed}"
+    if (folder / CARD).exists():
+        bundle = load_bundle(folder, setting.device)
+        method, record = bundle.method, bundle.card["training"]
+    else:
+        method, record = train_row(row, seed, setting)
     validation, test = held_out(row, setting)
     calibration = calibrate(method, validation, setting.device)
     start, kept = setting.clock(), Kept(method)
     covered = coverage(kept, test, calibration, setting.device)  # type: ignore[arg-type]
     sampling_s = (setting.clock() - start) / (len(test) * len(Direction))
     save_bundle(
-        setting.out / "models" / f"{name}_seed-{seed}",
+        folder,
         method,
         {"training": record, "uncertainty": calibration},
         grid=setting.people.template.grid,
@@ -285,6 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     length.add_argument("--updates", type=int, help="the same number for every row instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--n-train", type=int, default=N_TRAIN, help="people, of 11 heads, if reduced")
     parser.add_argument("--n-test", type=int, default=24, help="people, of 6 heads")
     parser.add_argument(
         "--n-validation", type=int, default=12, help="people to calibrate on, of 3 other heads"
@@ -311,9 +319,12 @@ def main(argv: list[str] | None = None) -> int:
         if not path.exists():
             record = run_row(name, seed, setting)
             path.write_text(json.dumps([record]))
-            means = {m: np.mean([r[m] for r in record["scores"] if r[m] is not None]) for m in METRICS}
+            means = {
+                m: round(float(np.mean([r[m] for r in record["scores"] if r[m] is not None])), 4)
+                for m in METRICS
+            }
             LOGGER.info("%s, seed %d: %d updates, %s", name, seed, record["n_updates"], means)
-        write_report(arguments.out)
+    write_report(arguments.out)
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.prepare import DEFAULT_WINDOW, Window, scale_to_mean
-from pds_bids.modalities import CONTRASTS
+from pds_bids.modalities import CONTRASTS, MAP_UNITS, TARGETS, Contrast
 from pds_bids.template import MODEL_GRID, get_template, load_template
 from pds_bids.training.data import ContrastPair, PairSource, split_subjects
 from pds_bids.training.people import People
@@ -18,7 +18,7 @@ from pds_bids.training.phantoms import load_phantoms
 
 SEED = 1
 # Part of the names of cached files: raise it when what is cached changes.
-VERSION = 1
+VERSION = 2
 #: Part of the 3 mm grid whose blocks of 2 x 2 x 2 voxels make the 6 mm grid; cuts off 4 mm at the lower pole.
 REDUCED_SOURCE = Window((9, 6, 4), (48, 64, 48))
 REDUCED_WINDOW = Window((0, 0, 0), (24, 32, 24))
@@ -31,11 +31,16 @@ REDUCED_GRID = Grid(
         ]
     ),
 )
-# Odd, so that the second time a person comes, it is for the other direction.
+#: Odd, so that the second time a person comes, it is for the other direction.
 N_TRAIN = 241
+# People whose mean the atlas is.
 N_ATLAS = 120
 #: Heads that are held out to calibrate, and to test.
 N_HEADS = {"validation": 3, "test": 6}
+
+
+#: As in the paper, nothing but the other modality is read; the anatomy is not.
+SOURCES = frozenset((Contrast.BOLD, Contrast.DWI, Contrast.B0))
 
 
 class CoarsePairs:
@@ -60,13 +65,22 @@ class CoarsePairs:
         source, target = (
             np.stack(
                 [
-                    scale_to_mean(_blocks(image * inside) / np.maximum(share, 0.125), mask, fine.name)[0]
-                    for image in cut(images)
+                    in_units(_blocks(image * inside) / np.maximum(share, 0.125), mask, contrast, fine.name)
+                    if contrast in there
+                    else np.zeros(mask.shape, np.float32)
+                    for contrast, image in zip(CONTRASTS, cut(images), strict=True)
                 ]
             )
-            for images in (fine.source, fine.target)
+            for images, there in ((fine.source, SOURCES), (fine.target, TARGETS))
         )
         return ContrastPair(source, target, mask, _blocks(cut(fine.template)), fine.name)
+
+
+def in_units(image: np.ndarray, mask: np.ndarray, contrast: Contrast, name: str) -> np.ndarray:
+    """Mask an image; divide it by its in-brain mean unless it is a map, which has an absolute scale."""
+    if contrast in MAP_UNITS:
+        return np.where(mask, image, 0).astype(np.float32)
+    return scale_to_mean(image, mask, name)[0]
 
 
 class KeptPairs:
@@ -75,7 +89,8 @@ class KeptPairs:
     Parameters
     ----------
     path : Path
-        ``(N, 7, X, Y, Z)`` float16: source, target, mask; beside it the names and the template's channels.
+        ``(N, 2 C + 1, X, Y, Z)`` float16: source, target, mask. Beside it, names and the
+        template's channels.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +108,13 @@ class KeptPairs:
         n = len(CONTRASTS)
         images = self.images[number].astype(np.float32)
         return ContrastPair(
-            images[:n], images[n : 2 * n], images[-1] > 0.5, self.template, self.names[number]
+            images[:n],
+            images[n : 2 * n],
+            images[-1] > 0.5,
+            self.template,
+            self.names[number],
+            SOURCES,
+            frozenset(TARGETS),
         )
 
 
@@ -111,7 +132,7 @@ def keep(make: Callable[[], PairSource], indices: range, path: Path) -> KeptPair
 
 
 def table_people(
-    labels: Path | None, cache: Path, *, is_reduced: bool, n_test: int, n_validation: int
+    labels: Path | None, cache: Path, *, is_reduced: bool, n_train: int, n_validation: int, n_test: int
 ) -> People:
     """Return people by split; heads that are tested are never trained on.
 
@@ -123,13 +144,15 @@ def table_people(
         Keeps heads and pairs.
     is_reduced : bool
         6 mm instead of 3 mm.
-    n_test, n_validation : int
+    n_train : int
+        People to train on, if reduced.
+    n_validation, n_test : int
         People of the held-out heads.
 
     Returns
     -------
     People
-        Their training stream repeats after `N_TRAIN` people if reduced, and is endless otherwise.
+        Their training stream repeats after `n_train` people if reduced, and is endless otherwise.
     """
     names = [path.name.removesuffix(".nii.gz") for path in sorted(labels.glob("*.nii.gz"))] if labels else []
     split = split_subjects(names, SEED, N_HEADS["validation"], N_HEADS["test"]) if names else None
@@ -137,7 +160,7 @@ def table_people(
     streams = cache_call(lambda: load_phantoms(labels, cache, SEED, split=split))
     key = hashlib.sha256(f"{VERSION} {SEED} {split} {is_reduced}".encode()).hexdigest()[:10]
     kept: dict[str, PairSource] = {}
-    for part, n in {"train": N_TRAIN, "validation": n_validation, "test": n_test}.items():
+    for part, n in {"train": n_train, "validation": n_validation, "test": n_test}.items():
 
         def make(part: str = part) -> PairSource:
             pairs: PairSource = getattr(streams(), part)
@@ -150,7 +173,7 @@ def table_people(
         split or streams().split,
         **kept,
         template=template,
-        atlas_indices=range(N_ATLAS),
+        atlas_indices=range(min(N_ATLAS, n_train)),
         n_validation=n_validation,
     )
 

@@ -19,7 +19,13 @@ METRICS = {
     "mae": ("MAE", 4, False),
     "own_r": ("own r", 3, True),
 }
-TASKS = {"bold": "BOLD from b = 0 and mean DWI", "dwi": "mean DWI from BOLD", "b0": "b = 0 from BOLD"}
+TASKS = {
+    "bold": "BOLD from b = 0 and mean DWI",
+    "dwi": "mean DWI from BOLD",
+    "b0": "b = 0 from BOLD",
+    "fa": "FA from BOLD",
+    "md": "MD from BOLD",
+}
 REFERENCE = "pds"
 SEED = 0
 NOTE = (
@@ -44,7 +50,7 @@ def write_report(out: Path) -> None:
     parts = [NOTE]
     rows: list[dict[str, Any]] = []
     main = [row for row in values if not _is_ablation(row)]
-    for contrast, title in TASKS.items():
+    for contrast, title in tasks_of(values).items():
         compared = _compare(values, contrast, heads, [row for row in main if row != REFERENCE])
         parts += [f"### {title}", main_table(values, contrast, main, trained, compared)]
         rows += [_tsv_row(values, contrast, row, trained, compared) for row in values]
@@ -80,6 +86,11 @@ def gather(records: list[dict[str, Any]]) -> tuple[Values, list[str]]:
     return values, heads
 
 
+def tasks_of(values: Values) -> dict[str, str]:
+    """Return the contrasts that some row has, with their headings."""
+    return {key: title for key, title in TASKS.items() if any(key in row for row in values.values())}
+
+
 def main_table(
     values: Values,
     contrast: str,
@@ -105,11 +116,12 @@ def main_table(
 
 def ablation_table(values: Values, rows: list[str], heads: list[str]) -> str:
     """Return what PDS gains by each part, in dB, and whether that part helps."""
-    lines = ["| switched off | " + " | ".join(TASKS.values()) + " | verdict |"]
-    lines.append("|" + "---|" * (len(TASKS) + 2))
-    compared = {contrast: _compare(values, contrast, heads, rows)["psnr"] for contrast in TASKS}
+    tasks = tasks_of(values)
+    lines = ["| switched off | " + " | ".join(tasks.values()) + " | verdict |"]
+    lines.append("|" + "---|" * (len(tasks) + 2))
+    compared = {contrast: _compare(values, contrast, heads, rows)["psnr"] for contrast in tasks}
     for row in rows:
-        found = [compared[contrast][row] for contrast in TASKS]
+        found = [compared[contrast][row] for contrast in tasks]
         cells = [row, *(_interval_text(each.difference, 2) for each in found)]
         helps = [each.difference.low > 0 for each in found]
         harms = [each.difference.high < 0 for each in found]
@@ -123,10 +135,12 @@ def ablation_table(values: Values, rows: list[str], heads: list[str]) -> str:
 def coverage_table(trained: dict[str, Any]) -> str:
     """Return coverage on tested people, in percent, and how far off it is at most."""
     levels = (50, 80, 95)
-    lines = ["| row | " + " | ".join(TASKS) + " | largest error, points |", "|" + "---|" * (len(TASKS) + 2)]
+    first = next(iter(trained.values()))["coverage"]
+    tasks = [contrast for contrast in TASKS if f"covered_{levels[0]}_{contrast}" in first]
+    lines = ["| row | " + " | ".join(tasks) + " | largest error, points |", "|" + "---|" * (len(tasks) + 2)]
     for row, record in trained.items():
         cells, errors = [row], []
-        for contrast in TASKS:
+        for contrast in tasks:
             shares = [100 * record["coverage"][f"covered_{level}_{contrast}"] for level in levels]
             cells.append(" / ".join(f"{share:.1f}" for share in shares))
             errors += [abs(share - level) for share, level in zip(shares, levels, strict=True)]
@@ -154,8 +168,10 @@ def draw(values: Values, rows: list[str], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(13, 0.35 * len(rows) + 1.5), squeeze=False)
-    for axis, (contrast, title) in zip(axes[0], TASKS.items(), strict=True):
+    tasks = tasks_of(values)
+    size = (4.3 * len(tasks), 0.35 * len(rows) + 1.5)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, squeeze=False)
+    for axis, (contrast, title) in zip(axes[0], tasks.items(), strict=True):
         there = [row for row in rows if contrast in values[row]]
         there.sort(key=lambda row: values[row][contrast]["psnr"].mean())
         axis.boxplot([values[row][contrast]["psnr"] for row in there], orientation="horizontal", widths=0.6)

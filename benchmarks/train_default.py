@@ -235,6 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, help="peak (default: that of the method)")
     parser.add_argument("--precision", type=Precision, choices=list(Precision), default=Precision.BF16)
     parser.add_argument("--start-from", type=Path, metavar="BUNDLE", help="an older bundle")
+    parser.add_argument("--seed", type=int, default=SEED, help="of order and dropout; people stay the same")
     parser.add_argument("--n-atlas", type=int, default=100, help="people in the mean")
     parser.add_argument("--n-test", type=int, default=50, help="held-out pairs to score")
     parser.add_argument("--score-only", action="store_true", help="only score the installed bundle")
@@ -252,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     runs, bundle_dir = (arguments.runs / f"{arguments.bundle}{end}" for end in ("", "-bundle"))
     widths = WIDTHS[arguments.bundle]
     config = TrainConfig(
-        arguments.updates, seed=SEED, precision=arguments.precision, save_every=50, validate_every=250
+        arguments.updates, seed=arguments.seed, precision=arguments.precision, save_every=50, validate_every=250
     )
     architecture = UNetMethod(UNetConfig(widths), DEFAULT_WINDOW.shape).architecture
     plan = Plan("unet", config=config, architecture=architecture, learning_rate=arguments.learning_rate)

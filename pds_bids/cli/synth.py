@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model-dir",
         type=Path,
         metavar="DIR",
-        help="model bundle; default: the one that ships with pds-bids",
+        help="model bundle; default: that of pds-bids for the method",
     )
     add("--method", default="unet", help="method of the bundle (default: %(default)s)")
     add("--output-dir", type=Path, required=True, metavar="DIR", help="folder for outputs; made when missing")
@@ -141,6 +141,8 @@ def _run_on(
         "VolumeSeeds": seeds,
         "Device": str(device),
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
+        "SourceWarnings": list(result.warnings),
+        "UncertaintyFactor": round(result.std_factor, 3),
         "Units": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
     _write(result, bundle.grid, description, arguments.output_dir)

@@ -151,15 +151,11 @@ def bootstrap_interval(
     estimate = float(of(rows))
     if n_units < 2:
         return _undefined(f"{n_units} subject or cluster", estimate)
-    rng = np.random.default_rng(seed)
-    members = _members(clusters)
-    drawn = np.empty(n_resamples)
-    for i in range(n_resamples):
-        if members is None:
-            drawn[i] = of(rows[rng.integers(len(rows), size=len(rows))])
-        else:
-            chosen = [members[k] for k in rng.integers(len(members), size=len(members))]
-            drawn[i] = of(rows[np.concatenate([rng.choice(each, len(each)) for each in chosen])])
+    picked, is_used = _resamples(len(rows), clusters, n_resamples, np.random.default_rng(seed))
+    if statistic is None and rows.ndim == 1:
+        drawn = (rows[picked] * is_used).sum(1) / is_used.sum(1)
+    else:
+        drawn = np.array([of(rows[one[used]]) for one, used in zip(picked, is_used, strict=True)])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))
 
@@ -355,14 +351,24 @@ def compare_paired(
     ]
 
 
-def _members(clusters: Sequence[Hashable] | None) -> list[np.ndarray] | None:
-    """Return the rows of every cluster."""
+def _resamples(
+    n: int, clusters: Sequence[Hashable] | None, n_resamples: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(R, M)`` rows of every resample, and which of these places are used."""
     if clusters is None:
-        return None
-    rows: dict[Hashable, list[int]] = {}
+        return rng.integers(n, size=(n_resamples, n)), np.ones((n_resamples, n), bool)
+    grouped: dict[Hashable, list[int]] = {}
     for index, cluster in enumerate(clusters):
-        rows.setdefault(cluster, []).append(index)
-    return [np.array(each) for each in rows.values()]
+        grouped.setdefault(cluster, []).append(index)
+    sizes = np.array([len(members) for members in grouped.values()])
+    table = np.zeros((len(sizes), sizes.max()), int)
+    for row, members in zip(table, grouped.values(), strict=True):
+        row[: len(members)] = members
+    chosen = rng.integers(len(sizes), size=(n_resamples, len(sizes)))
+    places = (rng.random((n_resamples, *table.shape)) * sizes[chosen][..., None]).astype(int)
+    picked = table[chosen[..., None], places]
+    is_used = np.arange(table.shape[1]) < sizes[chosen][..., None]
+    return picked.reshape(n_resamples, -1), is_used.reshape(n_resamples, -1)
 
 
 def _undefined(why: str, estimate: float) -> Interval:

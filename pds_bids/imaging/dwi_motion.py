@@ -188,9 +188,7 @@ def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[s
         "largest_mm": max(largest, default=None),
         "notes": [note for one in found for note in one.eddy_notes],
     }
-    names = (
-        "by_mutual_information_mm", "by_regression_mm", "by_time_mm", "disagreement_mm", "discarded",
-    )
+    names = ("by_image_mm", "by_time_mm", "disagreement_mm")
     shells: list[dict[str, object]] = []
     for offset in offsets:
         values = {name: float(getattr(offset, name)) for name in names}

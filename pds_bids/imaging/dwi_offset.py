@@ -20,9 +20,7 @@ _LOGGER = logging.getLogger("pds_bids.imaging")
 ROUGH = Schedule((8.0, 4.0), (4.0, 2.0), 15_000, 60)
 ACROSS = Schedule((0.0,), (1.5,), 60_000, 60)
 # Standard deviations of either way, on each axis, on simulated heads.
-SD_MUTUAL_MM, SD_REGRESSION_MM = 0.4, 0.1
-# Share of the points inside the brain that the regression discards: MOST_DISCARDED_TEXT
-MOST_DISCARDED = 0.08
+SD_MUTUAL_MM, SD_EDGES_MM = 0.4, 0.12
 # A contradiction below this distance moves no head visibly.
 VISIBLE_MM = 0.5
 
@@ -31,7 +29,7 @@ class OffsetSource(StrEnum):
     """What the images were compared by."""
 
     MUTUAL_INFORMATION = "mutual information"
-    REGRESSION = "regression"
+    EDGES = "edges inside the brain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +41,11 @@ class ShellOffset:
     b02shell : ndarray
         ``(4, 4)`` rigid point map that is used: the image's, averaged with that of time unless they contradict
         each other.
-    by_mutual_information_mm, by_regression_mm, by_time_mm : float
-        How far each way moves the head (largest displacement at 50 mm from the centre); `nan` where the
-        regression found no brain to look into, or the shell is too short to know how a head moves.
+    by_image_mm, by_time_mm : float
+        How far each way moves the head (largest displacement at 50 mm from the centre); `nan` where the shell
+        is too short to know how a head moves.
     disagreement_mm : float
         Distance between image and time, at 50 mm from the centre; `nan` if the latter says nothing.
-    discarded : float
-        Share of the points inside the brain that the regression discarded.
     used : OffsetSource
         Which image measure is used.
     warning : str
@@ -57,11 +53,9 @@ class ShellOffset:
     """
 
     b02shell: np.ndarray
-    by_mutual_information_mm: float
-    by_regression_mm: float
+    by_image_mm: float
     by_time_mm: float
     disagreement_mm: float
-    discarded: float
     used: OffsetSource
     warning: str
 
@@ -71,9 +65,8 @@ def offset_of_shell(
 ) -> ShellOffset:
     """Find the point map from the b0s to a shell.
 
-    A regression of intensities inside the brain starts from where mutual information of whole heads ends, and
-    from where continuity in time expects the shell; the better fit counts. Without a brain, or where
-    intensities are no function of each other, mutual information does.
+    Edges inside the brain are aligned from where mutual information of whole heads ends, and from where
+    continuity in time expects the shell; the better fit counts. Without a brain mutual information does.
 
     Parameters
     ----------
@@ -94,24 +87,15 @@ def offset_of_shell(
         A warning in it is also logged.
     """
     mutual = MutualInformation(b0, grid.vox2ras, seed)
-    check = mutual.align(mean, mutual.align(mean, expected.pose, ROUGH), ACROSS)
-    found, problem = Expected(check, np.full(6, SD_MUTUAL_MM)), ""
-    used, fine, discarded = OffsetSource.MUTUAL_INFORMATION, None, np.nan
+    rough, warnings = mutual.align(mean, expected.pose, ROUGH), []
     try:
-        fine = _refined(b0, mean, grid, inner, [check, expected.pose])
-        discarded = fine.discarded
-        if discarded <= MOST_DISCARDED:
-            found = Expected(fine.pose, np.full(6, SD_REGRESSION_MM))
-            used = OffsetSource.REGRESSION
-        else:
-            problem = (
-                f"the regression inside the brain discards {100 * discarded:.1f}% of the points (limit "
-                f"{100 * MOST_DISCARDED:g}%)"
-            )
+        pose = _refined(b0, mean, grid, inner, [rough, expected.pose])
+        found, used = Expected(pose, np.full(6, SD_EDGES_MM)), OffsetSource.EDGES
     except DataError as error:
         # No brain to look into: an object, a slab.
-        problem = str(error)
-    warnings = [f"by mutual information alone, expect 0.5 mm: {problem}"] if problem else []
+        pose = mutual.align(mean, rough, ACROSS)
+        found, used = Expected(pose, np.full(6, SD_MUTUAL_MM)), OffsetSource.MUTUAL_INFORMATION
+        warnings.append(f"by mutual information alone, expect 0.5 mm: {error}")
     knows_time = bool(np.isfinite(expected.sd_mm).all())
     b02shell, contradiction = combined(found, expected, grid_centre(grid))
     apart_mm = distance_mm(found.pose, expected.pose, grid) if knows_time else np.nan
@@ -124,14 +108,11 @@ def offset_of_shell(
     warning = "; ".join(f"offset of shell to b0: {one}" for one in warnings)
     if warning:
         _LOGGER.warning("%s", warning)
-    still = np.eye(4)
     return ShellOffset(
         b02shell,
-        distance_mm(check, still, grid),
-        np.nan if fine is None else distance_mm(fine.pose, still, grid),
-        distance_mm(expected.pose, still, grid) if knows_time else np.nan,
+        distance_mm(found.pose, np.eye(4), grid),
+        distance_mm(expected.pose, np.eye(4), grid) if knows_time else np.nan,
         apart_mm,
-        discarded,
         used,
         warning,
     )
@@ -145,14 +126,14 @@ def distance_mm(one: np.ndarray, other: np.ndarray, grid: Grid) -> float:
 
 def _refined(
     b0: np.ndarray, mean: np.ndarray, grid: Grid, inner: np.ndarray, starts: list[np.ndarray]
-) -> Refined:
-    """Return the best fit of the regression from several starts; fails only where it fails from all."""
-    found, failed = [], None
+) -> np.ndarray:
+    """Return the pose in which edges agree best, from several starts; fails only where it fails from all."""
+    found: list[Refined] = []
     for start in starts:
         try:
             found.append(refine_across(b0, mean, grid, inner, start))
         except DataError as error:
             failed = error
-    if failed is not None and not found:
+    if not found:
         raise failed
-    return min(found, key=lambda one: one.misfit)
+    return max(found, key=lambda one: one.similarity).pose

@@ -281,7 +281,7 @@ def _swarm(
     low, middle, high = np.quantile(values[known], [0.25, 0.5, 0.75])
     axes.plot([place - 0.32, place + 0.32], [middle, middle], color=_INK, lw=1.6)
     axes.plot([place, place], [low, high], color=_INK, lw=1.2)
-    worst = sorted(np.flatnonzero(far), key=lambda k: -abs(values[k] - middle))[:_MOST_NAMES]
+    worst = sorted(np.flatnonzero(far).tolist(), key=lambda k: -abs(values[k] - middle))[:_MOST_NAMES]
     for k in worst if names else ():
         axes.annotate(
             names[k],
