@@ -63,7 +63,7 @@ def _run(config: RunConfig) -> int:
 
         # Neither the input nor a work folder is needed for that.
         return rebuild_reports(config)
-    prepare_environment(config.work_dir, config.omp_nthreads or 1, is_verbose=config.verbose_count > 1)
+    prepare_environment(config.work_dir, config.omp_nthreads or 1, verbosity=config.verbose_count)
     check_device(config.device)
     if config.analysis_level is AnalysisLevel.TRAIN:
         from pds_bids.cli.train import run_training  # late: torch and Lightning

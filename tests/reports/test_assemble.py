@@ -311,6 +311,12 @@ def test_a_broken_rating_is_told_and_named(tmp_path):
     assert "ratings/sub-01_ses-1_rating.json" in folder.page().text
 
 
+def test_what_is_missing_and_to_be_made_is_called_missing(tmp_path):
+    text = Folder(tmp_path / "out", session()).synthetic().page().text
+    assert "task-rest, 200 volumes" in text
+    assert text.split("Outcome")[1].split("no verdict")[0].count("missing") == 1
+
+
 def test_a_figure_with_one_below_is_shown_with_a_slider(tmp_path):
     folder = Folder(tmp_path / "out", session()).synthetic()
     folder.figure("desc-registration_boldref.svg").figure("desc-registration+below_boldref.svg")
