@@ -7,16 +7,21 @@ of the template, carried over. Prints one table per population, and with ``--pic
 the real scans into a local file, which must not be published when the scans are not yours to publish.
 
     python benchmarks/realism.py --cache CACHE [--labels LABELS] [--pictures FILE] DATASET [DATASET ...]
+
+Figures of each simulated person are kept in ``CACHE/people``, so that a run that was stopped goes on, and
+more people cost only those that are new. After a change of the generator use another cache or seed.
 """
 
 import argparse
+import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from realism_figures import FIGURES, SHAPES, Look, figures, shapes
-from realism_phantoms import model_looks, native_looks
+from realism_phantoms import model_person, model_stream, native_person
 from realism_scans import real_looks
 
 from pds_bids.phantom.anatomy import Anatomy, build_anatomies
@@ -38,6 +43,22 @@ def measure(looks: list[Look]) -> Values:
         found = figures(look) | (shapes(look) if look.kind in SHAPED else {})
         for figure, value in found.items():
             values[look.kind, figure][f"{look.name}#{number}"] = value
+    return values
+
+
+def figures_of_people(
+    make: Callable[[int], list[Look]], cache: Path, name: str, seed: int, count: int
+) -> Values:
+    """Return the figures of simulated people, those that `cache` has from there."""
+    cache.mkdir(parents=True, exist_ok=True)
+    values: Values = defaultdict(dict)
+    for index in range(count):
+        kept = cache / f"{name}_{seed}_{index}.json"
+        if not kept.exists():
+            rows = [[*key, one] for key, found in measure(make(index)).items() for one in found.values()]
+            kept.write_text(json.dumps(rows))
+        for kind, figure, value in json.loads(kept.read_text()):
+            values[kind, figure][f"phantom {index}"] = value
     return values
 
 
@@ -121,19 +142,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--labels", type=Path, help="label maps; without them one head, from the template")
     parser.add_argument("--n-heads", type=int, default=10, help="label maps to use")
     parser.add_argument("--people", type=int, default=50, help="simulated people")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the simulated people")
     parser.add_argument("--only", choices=("native", "model"), help="one population")
     parser.add_argument("--pictures", type=Path, help="file to draw into (PNG)")
     arguments = parser.parse_args(argv)
     heads, template = load_heads(arguments.labels, arguments.cache, arguments.n_heads)
     real = real_looks(arguments.datasets, template, arguments.cache / "real")
-    makers = {"native": native_looks, "model": model_looks}
+    stream = model_stream(heads, template, arguments.seed)
+    makers = {
+        "native": lambda index: native_person(heads, template, arguments.seed, index),
+        "model": lambda index: model_person(stream, template, index),
+    }
     counts = []
     for population, make in makers.items():
         if arguments.only in (None, population):
-            looks = make(heads, template, SEED, arguments.people)
-            counts.append(print_table(population, measure(real[population]), measure(looks)))
+            people = arguments.cache / "people"
+            made = figures_of_people(make, people, population, arguments.seed, arguments.people)
+            counts.append(print_table(population, measure(real[population]), made))
             if arguments.pictures:
                 path = arguments.pictures
+                n_people = max(sum(look.kind == kind for look in real[population]) for kind in KINDS)
+                looks = [look for index in range(n_people) for look in make(index)]
                 draw(path.with_stem(f"{path.stem}_{population}"), real[population], looks)
     return int(any(inside < total for inside, total in counts))
 

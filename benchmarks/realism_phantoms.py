@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from realism_figures import Look
 from realism_scans import tissue_maps
+from scipy.spatial.transform import Rotation
 
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid, apply_affine, resample
@@ -26,7 +27,7 @@ from pds_bids.phantom.person import Person, Scan, draw_person, scan
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 
-__all__ = ["model_looks", "native_looks", "native_person"]
+__all__ = ["model_person", "model_stream", "native_person"]
 
 # Voxels in plane and slice thickness, each drawn between two limits.
 BOLD_VOXELS_MM = (2.0, 4.0), (2.2, 4.4)
@@ -42,48 +43,59 @@ SHARP, FILTERED = (0.3, 0.7), (0.3, 1.6)
 GAPPED, WIDE = (0.7, 1.1), (0.8, 1.5)
 # Scanners whose images have the receive field of the array.
 SHARE_RAW = 0.45
+# Fields of view: side of the square; 30 to 40 thick slices, or as many thin ones as cover the whole brain;
+# tilts in the manner of the line between the commissures.
+PLANE_MM, SLAB_MM, WHOLE_MM = (190, 256), (105, 140), (135, 190)
+SHARE_SLABS, TILT_DEG = 0.5, 8.0
+# Off-resonance relative to solid pockets of air at 3 T after a second-order shim.
+SHIM = 0.4, 1.0
+# Width and length of what is looked at: heads, and those that lie aside.
+HEAD_MM = (190.0, 240.0)
+# Ghost, and fat that its suppression left.
+GHOST, FAT = (0.0, 0.04), (0.0, 0.04)
 # Series whose volumes stay where they are, since no registration found them.
 SHARE_FAILED = 0.15
 
 
-def model_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
-    """Return the sources of the training stream that obey signal equations."""
-    stream = PairStream(heads, seed, template=template, random_contrast=0.0)
+def model_stream(heads: list[Anatomy], template: Template, seed: int) -> PairStream:
+    """Return a stream whose sources all obey signal equations."""
+    return PairStream(heads, seed, template=template, random_contrast=0.0)
+
+
+def model_person(stream: PairStream, template: Template, index: int) -> list[Look]:
+    """Return the sources of one pair of the training stream."""
     maps = tissue_maps(template)
-    looks = []
-    for index in range(count):
-        pair = stream.pair(index)
-        mask = pair.mask.numpy()
-        for channel, kind in enumerate(("bold", "dwi", "b0")):
-            image = pair.source[channel].numpy()
-            looks.append(Look(f"stream {index}", kind, image, mask, maps, template.grid))
-    return looks
-
-
-def native_looks(heads: list[Anatomy], template: Template, seed: int, count: int) -> list[Look]:
-    """Return means of the cohort generator's series of people at rest, protocols and fields of view drawn."""
-    return [look for index in range(count) for look in native_person(heads, template, seed, index)]
+    pair = stream.pair(index)
+    mask = pair.mask.numpy()
+    return [
+        Look(f"stream {index}", kind, pair.source[channel].numpy(), mask, maps, template.grid)
+        for channel, kind in enumerate(("bold", "dwi", "b0"))
+    ]
 
 
 def native_person(heads: list[Anatomy], template: Template, seed: int, index: int) -> list[Look]:
-    """Return the means of one person."""
+    """Return means of the cohort generator's series of one person, protocol and field of view drawn."""
     rng = np.random.default_rng(derive_seed(seed, "native", index))
     person = draw_person(rng, heads[index % len(heads)])
     plan = draw_acquisition(rng, 0.0)
     epi = EpiOptions(
         phase_encoding=str(rng.choice(["j", "j-"])),
-        field_strength=plan.field_strength * 3 / plan.bold.field_t,
+        field_strength=rng.uniform(*SHIM),
         coil=1.0 if rng.random() < SHARE_RAW else rng.uniform(0.1, 0.7),
         noise=0,
         oversampling=2,
     )
     bold_grid, dwi_grid = (_grid(rng, person, *limits) for limits in (BOLD_VOXELS_MM, DWI_VOXELS_MM))
-    seen = scan(rng, person, head_lattice(max(bold_grid, dwi_grid, key=_height)))
+    latents = derive_seed(seed, "native", index, "latents")
+    bold_seen, dwi_seen = (
+        scan(np.random.default_rng(latents), person, head_lattice(_around_head(grid)))
+        for grid in (bold_grid, dwi_grid)
+    )
     readout = _readout(rng, epi, bold_grid, (0.015, 0.045), SHARP, GAPPED)
-    means = _bold_mean(rng, person, seen, replace(plan.bold, inflow=plan.inflow), readout, bold_grid)
+    means = _bold_mean(rng, person, bold_seen, replace(plan.bold, inflow=plan.inflow), readout, bold_grid)
     looks = _looks(f"phantom {index}", means, bold_grid, person, template)
     readout = _readout(rng, epi, dwi_grid, (0.02, 0.06), FILTERED, WIDE)
-    means = _dwi_means(rng, person, seen, plan.dwi, readout, dwi_grid)
+    means = _dwi_means(rng, person, dwi_seen, plan.dwi, readout, dwi_grid)
     return looks + _looks(f"phantom {index}", means, dwi_grid, person, template)
 
 
@@ -95,12 +107,14 @@ def _readout(
     psf_voxels: tuple[float, float],
     profile: tuple[float, float],
 ) -> EpiOptions:
-    """Draw readout time, point spread and slice profile."""
+    """Draw readout time, point spread, slice profile and artefacts."""
     return replace(
         epi,
         readout_s=rng.uniform(*readout_s),
         psf_voxels=rng.uniform(*psf_voxels),
         slice_thickness_mm=grid.zooms[2] * rng.uniform(*profile),
+        ghost=rng.uniform(*GHOST),
+        fat=rng.uniform(*FAT),
     )
 
 
@@ -162,24 +176,30 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _height(grid: Grid) -> float:
-    return float(grid.shape[2] * grid.zooms[2])
-
-
 def _grid(
     rng: np.random.Generator, person: Person, plane_mm: tuple[float, float], slice_mm: tuple[float, float]
 ) -> Grid:
-    """Draw a field of view that begins above the head and may end within the cerebellum."""
+    """Draw a field of view, tilted about the left-right axis, that begins above the head."""
     size, thickness = rng.uniform(*plane_mm), rng.uniform(*slice_mm)
     zooms = np.array([size, size, thickness])
-    extent = np.array([rng.uniform(200, 235)] * 2 + [108 + 92 * rng.random() ** 1.2])
-    shape = np.round(extent / zooms).astype(int)
+    height = rng.uniform(*(SLAB_MM if rng.random() < SHARE_SLABS else WHOLE_MM))
+    shape = np.round(np.array([rng.uniform(*PLANE_MM)] * 2 + [height]) / zooms).astype(int)
     head = np.linalg.inv(person.scanner2template)
     middle = apply_affine(head, np.array([0.0, -18.0, 0.0]))
     top = apply_affine(head, np.array([0.0, -18.0, 80.0]))[2] + rng.uniform(4, 18)
-    vox2ras = np.diag([*zooms, 1.0])
-    vox2ras[:3, 3] = [*(middle[:2] - (shape[:2] - 1) / 2 * zooms[:2]), top - (shape[2] - 1) * thickness]
+    upright = np.diag([*zooms, 1.0])
+    upright[:3, 3] = [*(middle[:2] - (shape[:2] - 1) / 2 * zooms[:2]), top - (shape[2] - 1) * thickness]
+    turn = Rotation.from_euler("x", np.clip(rng.normal(0, TILT_DEG), -20, 20), degrees=True).as_matrix()
+    vox2ras = np.eye(4)
+    vox2ras[:3, :3] = turn @ upright[:3, :3]
+    vox2ras[:3, 3] = middle + turn @ (upright[:3, 3] - middle)
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), vox2ras)
+
+
+def _around_head(grid: Grid) -> Grid:
+    """Crop a field of view, of which air is a large part."""
+    x, y = (min(n, int(size / zoom)) for n, size, zoom in zip(grid.shape, HEAD_MM, grid.zooms, strict=False))
+    return grid.crop(((grid.shape[0] - x) // 2, (grid.shape[1] - y) // 2, 0), (x, y, grid.shape[2]))
 
 
 def _looks(

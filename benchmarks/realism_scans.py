@@ -27,8 +27,10 @@ def tissue_maps(template: Template) -> np.ndarray:
     return np.stack(maps).astype(np.float32)
 
 
-def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[str, list[Look]]:
-    """Prepare every BOLD and DWI series of BIDS folders, kept in `cache`.
+def real_looks(
+    datasets: list[Path], template: Template, cache: Path, *, sloppy: bool = False
+) -> dict[str, list[Look]]:
+    """Prepare every BOLD and DWI series of BIDS folders, kept in `cache`; `sloppy`: in few iterations.
 
     Returns
     -------
@@ -41,10 +43,10 @@ def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[st
     for name, kind, path in find_scans(datasets):
         if kind == "T1w":
             continue
-        kept = cache / f"{name}.npz"
+        kept = cache / f"{name}{'_sloppy' if sloppy else ''}.npz"
         if not kept.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, allow_pickle=False, **_prepare(kind, path, template, maps))
+            np.savez(kept, allow_pickle=False, **_prepare(kind, path, template, maps, sloppy=sloppy))
         with np.load(kept) as stored:
             images = {key: stored[key] for key in ("bold", "b0", "dwi") if key in stored}
             for contrast, image in images.items():
@@ -56,13 +58,15 @@ def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[st
     return looks
 
 
-def _prepare(kind: str, path: Path, template: Template, maps: np.ndarray) -> dict[str, np.ndarray]:
+def _prepare(
+    kind: str, path: Path, template: Template, maps: np.ndarray, *, sloppy: bool
+) -> dict[str, np.ndarray]:
     """Average, mask, correct and register one series, as the app does."""
-    means, grid = _means(kind, path)
+    means, grid = _means(kind, path, sloppy=sloppy)
     first = means[kind]
     rough = rough_brain_mask(first, grid)
     bias = n4_bias(first, grid, rough)
-    found = register_epi_to_template(first / bias, rough, grid, template, Contrast(kind))
+    found = register_epi_to_template(first / bias, rough, grid, template, Contrast(kind), sloppy=sloppy)
     mask = agreed_mask(rough, grid, mask_in_native(found, template))
     points = found.template2native.points
     model_mask = template.mask & (resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5)
@@ -76,7 +80,7 @@ def _prepare(kind: str, path: Path, template: Template, maps: np.ndarray) -> dic
     return result
 
 
-def _means(kind: str, path: Path) -> tuple[dict[str, np.ndarray], Grid]:
+def _means(kind: str, path: Path, *, sloppy: bool) -> tuple[dict[str, np.ndarray], Grid]:
     """Return the means of the realigned volumes: BOLD, or b = 0 and b > 0."""
     data, grid = load(path)
     check_series(data, name=path.name)
@@ -91,7 +95,7 @@ def _means(kind: str, path: Path) -> tuple[dict[str, np.ndarray], Grid]:
     vox2ras, shape = stored_affine(path)
     table = check_gradients(shape[3], bvals, bvecs, name=path.name)
     table = check_gradients(shape[3], table.bvals, fsl_to_ras_bvecs(table.bvecs, vox2ras))
-    motion = estimate_dwi_motion(data, grid.vox2ras, table)
+    motion = estimate_dwi_motion(data, grid.vox2ras, table, is_sloppy=sloppy)
     weighted = [v for v in range(data.shape[3]) if v not in set(table.b0_volumes)]
     volumes = {"b0": table.b0_volumes, "dwi": weighted}
     return {

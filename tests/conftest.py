@@ -12,7 +12,15 @@ import yaml
 
 from pds_bids.devices import _listed_gpus
 
-SKELETONS = Path(__file__).parent / "skeletons"
+TESTS = Path(__file__).parent
+SKELETONS = TESTS / "skeletons"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process the tests that share a fixture: those of a file, and all that run the app."""
+    for item in items:
+        group = "app" if TESTS / "app" in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -33,6 +41,17 @@ def make_skeleton(tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, Any]]
         return root, skeleton["expect"]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_skeleton() -> Callable[[Path, dict[str, Any]], None]:
+    """Give the function that writes the ``files`` of a skeleton into a folder."""
+
+    def write(root: Path, files: dict[str, Any]) -> None:
+        for path, content in files.items():
+            write_skeleton_file(root / path, content)
+
+    return write
 
 
 def write_skeleton_file(path: Path, content: Any) -> None:

@@ -12,6 +12,7 @@ from pds_bids.modalities import Direction
 
 __all__ = [
     "INTENDED_USE_WARNING",
+    "MAP_UNITS_TEXT",
     "Provenance",
     "acquired_sidecar",
     "bids_uri",
@@ -27,6 +28,7 @@ BIDS_VERSION = "1.10.0"
 RAW = "raw"
 RESOLUTION = "3 mm isotropic: the res-3 grid of MNI152NLin2009cAsym, 65 x 77 x 65 voxels"
 UNITS = "arbitrary: intensity after bias correction, divided by its mean inside the brain"
+MAP_UNITS_TEXT = {"fa": "1", "md": "mm^2/s"}
 INTENDED_USE_WARNING = (
     "This image was not acquired. A generative model predicted it from another modality of the same person; "
     "it cannot show what the source does not determine, such as lesions. Not for diagnosis or clinical use."
@@ -58,6 +60,10 @@ WHAT = {
     "synthetic_std": "Standard deviation, voxel by voxel, of the prediction of a SYNTHETIC image",
     "synthetic_b0": "SYNTHETIC image, not acquired: prediction of the mean volume with b = 0",
     "synthetic_b0std": "Standard deviation, voxel by voxel, of the prediction of a SYNTHETIC b = 0 image",
+    "synthetic_fa": "SYNTHETIC map, not acquired: prediction of fractional anisotropy",
+    "synthetic_fastd": "Standard deviation, voxel by voxel, of the prediction of a SYNTHETIC FA map",
+    "synthetic_md": "SYNTHETIC map, not acquired: prediction of mean diffusivity",
+    "synthetic_mdstd": "Standard deviation, voxel by voxel, of the prediction of a SYNTHETIC MD map",
     "synthetic_mask": "Brain mask of a SYNTHETIC image, taken from its source",
 }
 LABELS = {
@@ -235,7 +241,7 @@ def synthetic_sidecar(
         "Deterministic": provenance.is_deterministic,
         "SkullStripped": True,
         **_space(in_template, reference),
-        "Units": UNITS,
+        "Units": MAP_UNITS_TEXT.get(key.removeprefix("synthetic_").removesuffix("std"), UNITS),
         **arrays,
     }
 

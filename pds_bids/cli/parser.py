@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_bids import __version__
+from pds_bids.cli.group_options import add_group
 from pds_bids.cli.train_options import add_training
 from pds_bids.config import (
     DERIVATIVES,
@@ -30,6 +31,7 @@ from pds_bids.config import (
     options_from_toml,
 )
 from pds_bids.exceptions import UsageError
+from pds_bids.inference.card import SHIPPED, shipped_bundle
 
 __all__ = ["build_parser", "parse_args"]
 
@@ -66,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     given = vars(parser.parse_args(_with_hyphens(argv)))
     options: dict[str, Any] = {}
     if os.environ.get(MODEL_DIR_VARIABLE):
-        options["model_dir"] = os.environ[MODEL_DIR_VARIABLE]
+        options["model_dir"] = _bundle(os.environ[MODEL_DIR_VARIABLE])
     try:
         config_file = given.pop("config_file", None)
         if config_file is not None:
@@ -101,12 +103,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "analysis_level",
         choices=_values(AnalysisLevel),
-        help="participant: preprocess and synthesise; train: fit a method to people who have both modalities",
+        help="participant: preprocess and synthesise; group: gather the outputs of all participants, "
+        "fidelity and diagnosis; train: fit a method to people who have both modalities",
     )
     parser.add_argument("--version", action="version", version=f"pds-bids {__version__}")
     _add_selection(parser.add_argument_group("Options to select and check the input"))
     _add_synthesis(parser.add_argument_group("Options of the synthesis"))
     _add_preprocessing(parser.add_argument_group("Options of the preprocessing"))
+    add_group(parser.add_argument_group("Options of the level group"))
     add_training(parser.add_argument_group("Options of the level train"))
     _add_performance(parser.add_argument_group("Options to handle performance"))
     _add_modes(parser.add_argument_group("Options to do less"))
@@ -206,9 +210,10 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model-dir",
         "--weights",
-        type=Path,
-        metavar="DIR",
-        help=f"model bundle (default: ${MODEL_DIR_VARIABLE}, or else the one that ships with the package)",
+        type=_bundle,
+        metavar="NAME|DIR",
+        help="model bundle: a folder, or the name of one of the package: default, or small for slow machines "
+        f"(default: ${MODEL_DIR_VARIABLE}, or else that of the package for the method)",
     )
     group.add_argument(
         "--random-seed",
@@ -265,6 +270,7 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
         "--nprocs",
         "--nthreads",
         "--n-cpus",
+        "--n-jobs",
         type=int,
         metavar="N",
         help="CPUs for the whole run (default: all that this process may use)",
@@ -355,8 +361,13 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
         "--verbose",
         dest="verbose_count",
         action="count",
-        help="say more; twice for details",
+        help="say more: once what is decided, twice every step of Nipype",
     )
+
+
+def _bundle(text: str) -> Path:
+    """Return the folder of a model bundle; `SHIPPED` names come before folders of that name."""
+    return shipped_bundle(text) if text in SHIPPED else Path(text)
 
 
 def _check_folders(config: RunConfig) -> None:

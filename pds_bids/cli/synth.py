@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pds_bids.exceptions import DataError, DeviceError, GeometryError, PDSError, UsageError
-from pds_bids.modalities import MODALITIES, Contrast, Direction, Modality
+from pds_bids.modalities import ANATOMY, Contrast, Direction, Modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +40,18 @@ def build_parser() -> argparse.ArgumentParser:
         prog="pds-bids-synth",
         description="Synthesise one modality of one session from images on the model grid.",
         epilog="Every source is a 4-D image, bias-corrected, in any unit: the overall mean first, then "
-        "the segments. Outputs, in units of the in-brain mean: <contrast>_mean.nii.gz and "
-        "<contrast>_std.nii.gz with the same volumes in the same order, and synthesis.json.",
+        "the segments; the T1w is a 3-D one. Outputs, in units of the in-brain mean (FA without unit, MD in "
+        "mm^2/s): <contrast>_mean.nii.gz and <contrast>_std.nii.gz with the same volumes in the same order, "
+        "and synthesis.json.",
     )
     add = parser.add_argument
-    add("--source", nargs="+", required=True, metavar="NAME=FILE", help="bold=FILE, or dwi=FILE b0=FILE")
+    add(
+        "--source",
+        nargs="+",
+        required=True,
+        metavar="NAME=FILE",
+        help="bold=FILE, or dwi=FILE b0=FILE; t1w=FILE",
+    )
     add(
         "--mask", type=Path, required=True, metavar="FILE", help="brain mask of the subject on the model grid"
     )
@@ -60,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model-dir",
         type=Path,
         metavar="DIR",
-        help="model bundle; default: the one that ships with pds-bids",
+        help="model bundle; default: that of pds-bids for the method",
     )
     add("--method", default="unet", help="method of the bundle (default: %(default)s)")
     add("--output-dir", type=Path, required=True, metavar="DIR", help="folder for outputs; made when missing")
@@ -76,12 +83,13 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.nthreads < 1:
         raise UsageError(f"--nthreads {arguments.nthreads}: expected 1 or more")
     direction = Direction.to(Modality(arguments.target))
-    foreign = set(sources) - set(MODALITIES[direction.source].contrasts)
+    foreign = set(sources) - set(direction.sources)
     if foreign:
         raise UsageError(
             f"--source {', '.join(sorted(foreign))} cannot serve for --target {arguments.target}"
         )
     # PyTorch takes seconds to load and reads the number of threads when it does.
+    import numpy as np
     import torch
 
     from pds_bids.inference.synthesize import choose_device
@@ -111,12 +119,14 @@ def _run_on(
             f"--method {arguments.method}: the bundle {bundle.folder} holds {bundle.method.name}"
         )
     images = {contrast: _read(path, bundle.grid, 4) for contrast, path in sources.items()}
-    lengths = {contrast: image.shape[-1] for contrast, image in images.items()}
+    lengths = {contrast: image.shape[-1] for contrast, image in images.items() if contrast != ANATOMY}
     if len(set(lengths.values())) > 1:
         raise DataError(f"sources differ in their number of volumes: {lengths}")
+    n_volumes = next(iter(lengths.values()), 0)
+    if ANATOMY in images:
+        images[ANATOMY] = np.broadcast_to(images[ANATOMY][..., :1], (*bundle.grid.shape, n_volumes))
     seeds = [
-        derive_seed(arguments.seed, *arguments.seed_names, direction, index)
-        for index in range(next(iter(lengths.values())))
+        derive_seed(arguments.seed, *arguments.seed_names, direction, index) for index in range(n_volumes)
     ]
     mask = _read(arguments.mask, bundle.grid, 3) > 0
     template = _read(arguments.template, bundle.grid, 4)
@@ -131,7 +141,9 @@ def _run_on(
         "VolumeSeeds": seeds,
         "Device": str(device),
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
-        "Units": "arbitrary, in-brain mean of an acquired image is 1",
+        "SourceWarnings": list(result.warnings),
+        "UncertaintyFactor": round(result.std_factor, 3),
+        "Units": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
     _write(result, bundle.grid, description, arguments.output_dir)
 
@@ -184,6 +196,7 @@ def _describe_model(bundle: "Bundle") -> dict[str, object]:
         "TrainingData": bundle.card.get("training", {}).get("data", "unknown"),
         "Sampler": bundle.method.sampler,
         "Steps": bundle.method.steps,
+        **({"IntervalHalfWidthsInStd": bundle.interval_widths} if bundle.interval_widths else {}),
     }
 
 

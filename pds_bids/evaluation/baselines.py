@@ -4,20 +4,21 @@ All baselines see what the model saw in training (simulated pairs) and the sourc
 the acquired target. They are fitted when they are needed, from the bank that travels with the weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from pds_bids.inference.bank import Bank
-from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+from pds_bids.modalities import MAP_UNITS, MODALITIES, TARGETS, Contrast, Direction
 
 __all__ = ["Baselines", "fit_baselines"]
 
 # Voxels per simulated person for fitting; more did not change the scores and took longer.
-N_CUBIC, N_TREES = 4000, 4000
+N_VOXELS = 4000
 TREES = {"max_iter": 150, "learning_rate": 0.1, "max_leaf_nodes": 31, "min_samples_leaf": 40}
 BLURS_VOXELS = (1.0, 2.5)
 
@@ -62,20 +63,22 @@ class Baselines:
         Returns
         -------
         dict of str to dict of Contrast to ndarray
-            ``source-<contrast>``, ``atlas``, ``cubic``, ``nearest`` and ``trees``; zero outside the mask.
+            ``source-<contrast>`` (no maps), ``atlas``, ``cubic``, ``nearest``, ``trees``; zero outside of the
+            mask.
         """
         atlas = {target: self._atlas(target) for target in self.targets}
         nearest = self.nearest(source, mask)
         features = tree_features(source, mask, self.bank, self.tissues, self.sources)
         rows: dict[str, dict[Contrast, np.ndarray]] = {
-            f"source-{name}": dict.fromkeys(self.targets, source[name]) for name in self.sources
+            f"source-{name}": {target: source[name] for target in self.targets if target not in MAP_UNITS}
+            for name in self.sources
         }
         rows["atlas"] = atlas
         rows["cubic"] = {
             target: _fill(mask, cubic_features(source, mask, atlas[target], self.sources) @ coefficients)
             for target, coefficients in self.cubics.items()
         }
-        rows["nearest"] = {target: self._person(self.bank.target, nearest, target) for target in self.targets}
+        rows["nearest"] = {target: self._person(nearest, target) for target in self.targets}
         rows["trees"] = {target: _fill(mask, model.predict(features)) for target, model in self.trees.items()}
         return {
             row: {name: np.where(mask, image, 0) for name, image in images.items()}
@@ -84,19 +87,19 @@ class Baselines:
 
     def nearest(self, source: Images, mask: np.ndarray) -> int:
         """Return which person of the bank has the source with the smallest mean square difference."""
-        distances = np.zeros(len(self.bank.source))
-        for index in range(len(distances)):
+        people = self.bank.people_with(self.sources, self.targets)
+        distances = np.zeros(len(people))
+        for place, index in enumerate(people):
             for name in self.sources:
-                other = self._person(self.bank.source, index, name)
-                distances[index] += np.mean((other[mask] - source[name][mask]) ** 2)
-        return int(distances.argmin())
+                other = self._person(int(index), name, is_source=True)
+                distances[place] += np.mean((other[mask] - source[name][mask]) ** 2)
+        return int(people[distances.argmin()])
 
     def _atlas(self, contrast: Contrast) -> np.ndarray:
-        return self.bank.volume(self.bank.atlas[CONTRASTS.index(contrast)])
+        return self.bank.volume(self.bank.atlas[TARGETS.index(contrast)])
 
-    def _person(self, images: np.ndarray, index: int, contrast: Contrast) -> np.ndarray:
-        channel = CONTRASTS.index(contrast)
-        return self.bank.volume(images[index, channel] * self.bank.unit[channel])
+    def _person(self, index: int, contrast: Contrast, *, is_source: bool = False) -> np.ndarray:
+        return self.bank.volume(self.bank.person(index, contrast, is_source=is_source))
 
 
 def fit_baselines(
@@ -120,28 +123,31 @@ def fit_baselines(
     Baselines
         Fitted; the same every time.
     """
-    targets = MODALITIES[direction.target].contrasts
-    chosen = sources or MODALITIES[direction.source].contrasts
+    chosen = sources or MODALITIES[direction.source].sources
+    targets = tuple(target for target in direction.targets if len(bank.people_with(chosen, (target,))))
     baselines = Baselines(bank, np.moveaxis(template, -1, 0), chosen, targets)
 
     def person_source(index: int) -> dict[Contrast, np.ndarray]:
-        return {name: baselines._person(bank.source, index, name) for name in chosen}
+        return {name: baselines._person(index, name, is_source=True) for name in chosen}
 
-    def tree_design(index: int) -> np.ndarray:
-        return tree_features(person_source(index), bank.mask, bank, baselines.tissues, chosen)
+    @lru_cache
+    def tree_rows(index: int) -> np.ndarray:
+        features = tree_features(person_source(index), bank.mask, bank, baselines.tissues, chosen)
+        return features[_picked(index, len(features))]
 
-    tree_rows, tree_values = _sample(bank, tree_design, N_TREES)
     for target in targets:
-        channel = CONTRASTS.index(target)
         atlas = baselines._atlas(target)
-
-        def cubic_design(index: int, atlas: np.ndarray = atlas) -> np.ndarray:
-            return cubic_features(person_source(index), bank.mask, atlas, chosen)
-
-        rows, values = _sample(bank, cubic_design, N_CUBIC)
-        baselines.cubics[target] = np.linalg.lstsq(rows, values[:, channel], rcond=None)[0]
+        people = [int(index) for index in bank.people_with(chosen, (target,))]
+        cubic, truths = [], []
+        for index in people:
+            features = cubic_features(person_source(index), bank.mask, atlas, chosen)
+            picked = _picked(index, len(features))
+            cubic.append(features[picked])
+            truths.append(bank.person(index, target, is_source=False)[picked])
+        known = np.concatenate(truths)
+        baselines.cubics[target] = np.linalg.lstsq(np.concatenate(cubic), known, rcond=None)[0]
         model = HistGradientBoostingRegressor(**TREES, early_stopping=False, random_state=0)
-        baselines.trees[target] = model.fit(tree_rows, tree_values[:, channel])
+        baselines.trees[target] = model.fit(np.concatenate([tree_rows(index) for index in people]), known)
     return baselines
 
 
@@ -172,15 +178,9 @@ def tree_features(
     return np.stack(columns, 1).astype(np.float32)
 
 
-def _sample(bank: Bank, design: Callable[[int], np.ndarray], n_voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows of `design` at random voxels of every person, and the three targets there."""
-    rng = np.random.default_rng(0)
-    rows, values = [], []
-    for index, target in enumerate(bank.target):
-        picked = rng.permutation(target.shape[1])[:n_voxels]
-        rows.append(design(index)[picked])
-        values.append((target[:, picked] * bank.unit[:, None]).T)
-    return np.concatenate(rows), np.concatenate(values)
+def _picked(index: int, n_voxels: int) -> np.ndarray:
+    """Return random voxels of person `index`, the same ones for every table."""
+    return np.random.default_rng((0, index)).permutation(n_voxels)[:N_VOXELS]
 
 
 def _fill(mask: np.ndarray, values: np.ndarray) -> np.ndarray:

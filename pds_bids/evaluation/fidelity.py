@@ -9,8 +9,8 @@ from pds_bids.evaluation.baselines import Baselines, fit_baselines
 from pds_bids.evaluation.metrics import SSIMKernel, fit_smooth_gain, mae, psnr, ssim
 from pds_bids.exceptions import DataError
 from pds_bids.inference.bundle import Bundle
-from pds_bids.inference.prepare import scale_to_mean
-from pds_bids.modalities import CONTRASTS, Contrast, Direction
+from pds_bids.inference.prepare import scale_contrast, scale_to_mean
+from pds_bids.modalities import CONTRASTS, MAP_UNITS, Contrast, Direction
 
 __all__ = ["compare", "score"]
 
@@ -74,9 +74,9 @@ def compare(
     Parameters
     ----------
     synthetic : mapping of Contrast to ndarray
-        ``(X, Y, Z)`` on the model grid, prediction of the model.
+        ``(X, Y, Z)`` on the model grid, prediction of the model, as `synthesize` gives it.
     acquired : mapping of Contrast to ndarray
-        ``(X, Y, Z)``, N4-corrected, any unit; the target contrasts that are there.
+        ``(X, Y, Z)``, N4-corrected, any unit, MD in mm^2/s; the target contrasts that are there.
     source : mapping of Contrast to ndarray
         ``(X, Y, Z)``, N4-corrected, any unit: what the model read.
     mask : ndarray
@@ -105,20 +105,22 @@ def compare(
     if not both.any():
         raise DataError("the brain mask does not meet the template's; check the registration")
     names = tuple(contrast for contrast in CONTRASTS if contrast in source)
-    truth = {c: scale_to_mean(image, both, f"acquired {c}")[0] for c, image in acquired.items()}
-    scaled = {c: scale_to_mean(source[c], both, f"source {c}")[0] for c in names}
+    truth = {c: scale_contrast(image, both, c, f"acquired {c}")[0] for c, image in acquired.items()}
+    scaled = {c: scale_contrast(source[c], both, c, f"source {c}")[0] for c in names}
     fitted = baselines or fit_baselines(bundle.bank, template, direction, names)
-    rows = {"model": dict(synthetic)} | fitted.predict(scaled, both)
+    model = {c: image / MAP_UNITS.get(c, 1.0) for c, image in synthetic.items()}
+    rows = {"model": model} | fitted.predict(scaled, both)
     scores = {
         row: {
             str(contrast): score(
-                scale_to_mean(images[contrast], both, f"{row} {contrast}")[0],
+                _same_mean(images[contrast], both, contrast, row),
                 truth[contrast],
                 both,
                 data_range=bundle.data_range[contrast],
                 zoom_mm=bundle.grid.zooms[0],
             )
             for contrast in truth
+            if contrast in images
         }
         for row, images in rows.items()
     }
@@ -127,6 +129,14 @@ def compare(
         "scores": scores,
         "data_range": {str(contrast): bundle.data_range[contrast] for contrast in truth},
         "n_voxels": int(both.sum()),
-        "units": "every image divided by its own in-brain mean; *_gain scores have seen the target",
+        "units": "every image divided by its own in-brain mean, FA by 0.25, MD by 1e-3 mm^2/s; *_gain scores "
+        "have seen the target",
         "n_bank": len(bundle.bank.source),
     }
+
+
+def _same_mean(image: np.ndarray, mask: np.ndarray, contrast: Contrast, row: str) -> np.ndarray:
+    """Divide an image by its in-brain mean; a map, in units of a network, is left as it is."""
+    if contrast in MAP_UNITS:
+        return np.where(mask, image, 0).astype(np.float32)
+    return scale_to_mean(image, mask, f"{row} {contrast}")[0]

@@ -6,8 +6,9 @@ import numpy as np
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.grid import Grid
+from pds_bids.modalities import MAP_UNITS, Contrast
 
-__all__ = ["DEFAULT_WINDOW", "Window", "scale_template", "scale_to_mean"]
+__all__ = ["DEFAULT_WINDOW", "Window", "scale_contrast", "scale_template", "scale_to_mean"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,38 @@ def scale_to_mean(image: np.ndarray, mask: np.ndarray, name: str) -> tuple[np.nd
     scaled = np.zeros(image.shape, np.float32)
     scaled[mask] = inside / scale
     return scaled, scale
+
+
+def scale_contrast(
+    image: np.ndarray, mask: np.ndarray, contrast: Contrast, name: str
+) -> tuple[np.ndarray, float]:
+    """Mask an image and bring it to the units of a network.
+
+    Parameters
+    ----------
+    image, mask, name
+        As in `scale_to_mean`.
+    contrast : Contrast
+        Maps are divided by their unit, see `MAP_UNITS`, all others by their in-brain mean.
+
+    Returns
+    -------
+    scaled : ndarray
+        float32, zero outside the mask.
+    scale : float
+        What was divided out.
+
+    Raises
+    ------
+    DataError
+        As `scale_to_mean`; a map may be zero.
+    """
+    if contrast not in MAP_UNITS:
+        return scale_to_mean(image, mask, name)
+    if not np.isfinite(image[mask]).all():
+        raise DataError(f"{name}: voxels in the brain are not finite")
+    unit = MAP_UNITS[contrast]
+    return np.where(mask, image / unit, 0).astype(np.float32), unit
 
 
 def scale_template(channels: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -10,9 +10,10 @@ import torch
 from pds_bids.exceptions import DataError, DeviceError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import Bundle
+from pds_bids.inference.familiarity import describe_source, find_oddities, widened_by
 from pds_bids.inference.prepare import scale_template, scale_to_mean
 from pds_bids.methods import Condition
-from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, Contrast, Direction
 from pds_bids.models.unet import TEMPLATE_CHANNELS
 
 __all__ = ["Synthesis", "choose_device", "synthesize"]
@@ -29,14 +30,24 @@ class Synthesis:
     Parameters
     ----------
     mean, std : dict of Contrast to ndarray
-        ``(X, Y, Z, N)`` float32 on the model grid, units of the in-brain mean, zero outside the mask.
+        ``(X, Y, Z, N)`` float32 on the model grid, zero outside the mask; units of the in-brain mean, FA
+        without unit, MD in mm^2/s. The mean is not negative.
     source_scale : dict of Contrast to list of float
         In-brain mean of each source volume, which was divided out.
+    source_figures : dict of Contrast to dict
+        What `describe_source` says of the first volume.
+    warnings : tuple of str
+        How the source differs from what the model has seen.
+    std_factor : float
+        What the standard deviations were multiplied by for that.
     """
 
     mean: dict[Contrast, np.ndarray]
     std: dict[Contrast, np.ndarray]
     source_scale: dict[Contrast, list[float]]
+    source_figures: dict[Contrast, dict[str, float]]
+    warnings: tuple[str, ...]
+    std_factor: float
 
 
 def choose_device(name: str) -> torch.device:
@@ -69,7 +80,7 @@ def synthesize(
     ----------
     source : mapping of Contrast to ndarray
         ``(X, Y, Z, N)``: overall mean, then segments; N4-corrected, any unit. One or more contrasts of the
-        direction's source.
+        direction's source, and where there is one the anatomy, the same for all volumes.
     mask : ndarray
         ``(X, Y, Z)`` bool, brain of the subject on the model grid.
     template : ndarray
@@ -104,21 +115,28 @@ def synthesize(
     images, scales = _prepare(source, inside, bundle, n_volumes)
     channels = bundle.window.crop(np.moveaxis(template, -1, 0))
     common = {"template": scale_template(channels, inside), "mask": inside[None]}
+    figures = {c: describe_source(images[0, CONTRASTS.index(c)], inside, common["template"]) for c in source}
+    ranges = bundle.card.get("source_ranges", {})
+    oddities, factor = find_oddities(figures, ranges), widened_by(figures, ranges)
+    for oddity in oddities:
+        LOGGER.warning("%s", oddity)
     present = np.array([contrast in source for contrast in CONTRASTS])
-    targets = MODALITIES[direction.target].contrasts
-    mean, std = ({c: np.zeros((*grid.shape, n_volumes), np.float32) for c in targets} for _ in range(2))
+    mean, std = (
+        {c: np.zeros((*grid.shape, n_volumes), np.float32) for c in direction.targets} for _ in range(2)
+    )
     for start in range(0, n_volumes, BATCH_SIZE):
         chunk = slice(start, min(start + BATCH_SIZE, n_volumes))
         condition = _condition(images[chunk], present, common, direction)
         generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds[chunk]]
         device = next(bundle.method.parameters()).device
         result = bundle.method.sample(condition.to(device), generators)
-        for contrast in targets:
-            channel = CONTRASTS.index(contrast)
-            for volumes, tensor in ((mean, result.mean), (std, result.std)):
-                pasted = bundle.window.paste(tensor[:, channel].float().cpu().numpy() * inside, grid)
+        for contrast in direction.targets:
+            channel, unit = CONTRASTS.index(contrast), MAP_UNITS.get(contrast, 1.0)
+            for volumes, tensor in ((mean, result.mean), (std, factor * result.std)):
+                values = tensor[:, channel].float().clamp_min(0).cpu().numpy()
+                pasted = bundle.window.paste(unit * values * inside, grid)
                 volumes[contrast][..., chunk] = np.moveaxis(pasted, 0, -1)
-    return Synthesis(mean, std, scales)
+    return Synthesis(mean, std, scales, figures, tuple(oddities), factor)
 
 
 def check_inputs(
@@ -133,9 +151,11 @@ def check_inputs(
     """Raise `DataError` or `GeometryError` for inputs of `synthesize` that do not fit together."""
     if grid != bundle.grid:
         raise GeometryError(f"inputs lie on a grid of {grid.shape}, the model works on {bundle.grid.shape}")
-    allowed = MODALITIES[direction.source].contrasts
-    if not source or not set(source) <= set(allowed):
-        raise DataError(f"{direction}: got sources {sorted(source)}, expected some of {list(allowed)}")
+    if not set(source) - {ANATOMY} or not set(source) <= set(direction.sources):
+        acquired = [str(contrast) for contrast in direction.sources if contrast != ANATOMY]
+        raise DataError(
+            f"{direction}: got sources {sorted(source)}, expected some of {acquired}, {ANATOMY} optional"
+        )
     if not n_volumes:
         raise DataError(f"{direction}: no volume to synthesise from")
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -153,7 +173,7 @@ def check_inputs(
 def _prepare(
     source: Mapping[Contrast, np.ndarray], inside: np.ndarray, bundle: Bundle, n_volumes: int
 ) -> tuple[np.ndarray, dict[Contrast, list[float]]]:
-    """Return ``(N, 3, D, H, W)`` scaled sources in the window, and the scales."""
+    """Return ``(N, C, D, H, W)`` scaled sources in the window, and the scales."""
     images = np.zeros((n_volumes, len(CONTRASTS), *bundle.window.shape), np.float32)
     scales: dict[Contrast, list[float]] = {}
     for contrast, volumes in source.items():

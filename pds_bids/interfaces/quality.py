@@ -20,7 +20,7 @@ from pds_bids.bids.write import write_json, write_tsv
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.interfaces.images import load
 from pds_bids.interfaces.template import read_template
-from pds_bids.modalities import MODALITIES, Contrast, Direction
+from pds_bids.modalities import ANATOMY, MODALITIES, Contrast, Direction
 from pds_bids.template import MODEL_GRID, load_template
 
 __all__ = ["Fidelity", "ParcelTable", "SegmentTable", "SourceQuality"]
@@ -119,15 +119,21 @@ class _FidelityInputSpec(BaseInterfaceInputSpec):
     mean = File(exists=True, mandatory=True, desc="4D synthetic main contrast")
     std = File(exists=True, mandatory=True, desc="4D standard deviation")
     b0_mean = File(exists=True, desc="4D synthetic b0")
+    fa_mean = File(exists=True, desc="4D synthetic FA")
+    md_mean = File(exists=True, desc="4D synthetic MD")
     source = File(exists=True, mandatory=True, desc="4D acquired source")
     source_b0 = File(exists=True, desc="4D acquired source b0")
+    t1w = File(exists=True, desc="3D T1w of the person")
     mask = File(exists=True, mandatory=True, desc="brain mask of the source, model grid")
     acquired = File(exists=True, desc="4D acquired target")
     acquired_b0 = File(exists=True, desc="4D acquired target b0")
+    acquired_fa = File(exists=True, desc="3D acquired FA")
+    acquired_md = File(exists=True, desc="3D acquired MD")
     acquired_mask = File(exists=True, desc="brain mask of the target, model grid")
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
     channels = File(exists=True, mandatory=True, desc="4D template channels")
     model_dir = Directory(exists=True, mandatory=True, desc="model bundle")
+    metadata = File(exists=True, desc="JSON from `Synthesize`: what it has to say of the source")
 
 
 class Fidelity(SimpleInterface):
@@ -146,6 +152,7 @@ class Fidelity(SimpleInterface):
             "synthetic_std": float(mean[mask].std()),
             "uncertainty_median": float(np.median(std[mask])),
             "acquired_target": bool(self.inputs.acquired),
+            "warnings": _read(self.inputs.metadata)["SourceWarnings"] if self.inputs.metadata else [],
             "template_origin": read_template(self.inputs.template).origin,
         }
         if self.inputs.acquired:
@@ -158,11 +165,12 @@ class Fidelity(SimpleInterface):
         from pds_bids.inference.bundle import load_bundle
 
         both = mask & (load(self.inputs.acquired_mask)[0] > 0)
-        targets, sources = (MODALITIES[m].contrasts for m in (direction.target, direction.source))
+        targets = direction.targets
+        anatomy = self._first_volumes((ANATOMY,), ("t1w",))
         compared = compare(
-            self._first_volumes(targets, ("mean", "b0_mean")),
-            self._first_volumes(targets, ("acquired", "acquired_b0")),
-            self._first_volumes(sources, ("source", "source_b0")),
+            self._first_volumes(targets, ("mean", "b0_mean", "fa_mean", "md_mean")),
+            self._first_volumes(targets, ("acquired", "acquired_b0", "acquired_fa", "acquired_md")),
+            self._first_volumes(MODALITIES[direction.source].sources, ("source", "source_b0")) | anatomy,
             both,
             direction,
             load_bundle(Path(self.inputs.model_dir)),
@@ -175,11 +183,12 @@ class Fidelity(SimpleInterface):
         ]
 
     def _first_volumes(
-        self, contrasts: tuple[Contrast, ...], inputs: tuple[str, str]
+        self, contrasts: tuple[Contrast, ...], inputs: tuple[str, ...]
     ) -> dict[Contrast, np.ndarray]:
         """Return the overall mean of each contrast whose input is there."""
         paths = {c: getattr(self.inputs, name) for c, name in zip(contrasts, inputs, strict=False)}
-        return {contrast: np.asarray(load(path)[0][..., 0]) for contrast, path in paths.items() if path}
+        loaded = {contrast: np.asarray(load(path)[0]) for contrast, path in paths.items() if path}
+        return {contrast: data if data.ndim == 3 else data[..., 0] for contrast, data in loaded.items()}
 
 
 class _SegmentTableInputSpec(BaseInterfaceInputSpec):

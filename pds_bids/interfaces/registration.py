@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
+from scipy import ndimage
 
 from pds_bids.exceptions import DataError, QualityError
 from pds_bids.imaging.agreement import require_agreement
@@ -25,9 +26,12 @@ from pds_bids.imaging.tissues import Template
 from pds_bids.interfaces.images import load, load_map, save, save_map
 from pds_bids.interfaces.template import read_template
 from pds_bids.modalities import Contrast
-from pds_bids.template import RES02_GRID, load_template
+from pds_bids.template import MODEL_GRID, RES02_GRID, load_template
 
-__all__ = ["AgreeOnRegistration", "BridgeThroughT1w", "RegisterEPI", "RegisterT1w"]
+__all__ = ["AgreeOnRegistration", "BridgeThroughT1w", "RegisterEPI", "RegisterT1w", "ResampleT1w"]
+
+# Standard deviation of what a voxel of the model grid averages.
+T1W_SIGMA_MM = 1.0
 
 
 class _RegistrationOutputSpec(TraitedSpec):
@@ -124,6 +128,38 @@ class RegisterT1w(SimpleInterface):
         self._results |= _save_registration(found)
         self._results["out_file"] = save("t1w.nii", image / bias, grid.vox2ras)
         self._results["mask"] = save("mask.nii", mask, grid.vox2ras)
+        return runtime
+
+
+class _ResampleT1wInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, desc="T1w image without its bias field; absent when it did not register")
+    template2native = File(exists=True, desc="point map from the template grid to the image, .npz")
+    template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+
+
+class _ResampleT1wOutputSpec(TraitedSpec):
+    out_file = File(desc="T1w image on the model grid, zero outside of the template's brain")
+
+
+class ResampleT1w(SimpleInterface):
+    """Bring the T1w image to the model grid, once; nothing for one that did not register."""
+
+    input_spec = _ResampleT1wInputSpec
+    output_spec = _ResampleT1wOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        if not self.inputs.in_file:
+            return runtime
+        image, grid = load(self.inputs.in_file)
+        # Its voxels are finer than the grid's: averaged, so that what is between grid points counts, too.
+        sigma = [T1W_SIGMA_MM / zoom for zoom in grid.zooms]
+        smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), sigma)
+        registration = load_map(self.inputs.template2native)
+        points = PointMap.from_affine(MODEL_GRID, np.eye(4)).then(registration).points
+        mask = load_template(read_template(self.inputs.template), MODEL_GRID).mask
+        volume = np.zeros(MODEL_GRID.shape, np.float32)
+        volume[mask] = np.maximum(resample(smooth, grid.vox2ras, points[mask], order=1), 0)
+        self._results["out_file"] = save("t1w.nii", volume, MODEL_GRID.vox2ras)
         return runtime
 
 

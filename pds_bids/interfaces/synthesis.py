@@ -21,16 +21,22 @@ from pds_bids.bids.sidecars import INTENDED_USE_WARNING
 from pds_bids.bids.write import write_json, write_nifti
 from pds_bids.imaging.grid import resample
 from pds_bids.interfaces.images import load, load_map, save
-from pds_bids.modalities import MODALITIES, Modality
+from pds_bids.modalities import ANATOMY, MODALITIES, TARGETS, Modality, field_prefix
 from pds_bids.template import MODEL_GRID, SPACE
 
-__all__ = ["NameSources", "NameSynthetic", "Synthesize", "SyntheticToNative"]
+__all__ = ["SYNTHETIC_FIELDS", "NameSources", "NameSynthetic", "Synthesize", "SyntheticToNative"]
+
+#: What `Synthesize` gives: mean and standard deviation of every contrast, those of a direction.
+SYNTHETIC_FIELDS = tuple(
+    dict.fromkeys(f"{field_prefix(c)}{what}" for c in TARGETS for what in ("mean", "std"))
+)
 
 
 class _NameSourcesInputSpec(BaseInterfaceInputSpec):
     contrasts = traits.List(traits.Str, mandatory=True, desc="contrasts of the source modality")
     first = File(exists=True, mandatory=True, desc="4D image of the first contrast")
     second = File(exists=True, desc="4D image of the second one")
+    t1w = File(exists=True, desc="3D T1w of the person; absent when there is none that registered")
 
 
 class _NameSourcesOutputSpec(TraitedSpec):
@@ -44,9 +50,9 @@ class NameSources(SimpleInterface):
     output_spec = _NameSourcesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        files = [path for path in (self.inputs.first, self.inputs.second) if path]
-        named = zip(self.inputs.contrasts, files, strict=True)
-        self._results["sources"] = [f"{contrast}={path}" for contrast, path in named]
+        files = (self.inputs.first, self.inputs.second)
+        named = [*zip(self.inputs.contrasts, files, strict=False), (str(ANATOMY), self.inputs.t1w)]
+        self._results["sources"] = [f"{contrast}={path}" for contrast, path in named if path]
         return runtime
 
 
@@ -77,6 +83,10 @@ class _SynthesizeOutputSpec(TraitedSpec):
     std = File(exists=True, desc="4D standard deviation of the same")
     b0_mean = File(desc="DWI: 4D prediction of the b0 image")
     b0_std = File(desc="DWI: its standard deviation")
+    fa_mean = File(desc="DWI: 4D prediction of FA")
+    fa_std = File(desc="DWI: its standard deviation")
+    md_mean = File(desc="DWI: 4D prediction of MD, mm^2/s")
+    md_std = File(desc="DWI: its standard deviation")
     metadata = File(exists=True, desc="JSON: model, seeds, device")
 
 
@@ -92,9 +102,9 @@ class Synthesize(CommandLine):
         folder = Path(self.inputs.output_dir).absolute()
         contrasts = MODALITIES[Modality(self.inputs.target)].contrasts
         outputs = {"metadata": str(folder / "synthesis.json")}
-        for contrast, prefix in zip(contrasts, ("", "b0_"), strict=False):
+        for contrast in contrasts:
             for what in ("mean", "std"):
-                outputs[f"{prefix}{what}"] = str(folder / f"{contrast}_{what}.nii.gz")
+                outputs[f"{field_prefix(contrast)}{what}"] = str(folder / f"{contrast}_{what}.nii.gz")
         return outputs
 
 
@@ -106,6 +116,10 @@ class _SyntheticToNativeInputSpec(BaseInterfaceInputSpec):
     std = File(exists=True, mandatory=True, desc="4D, model grid")
     b0_mean = File(exists=True, desc="4D, model grid")
     b0_std = File(exists=True, desc="4D, model grid")
+    fa_mean = File(exists=True, desc="4D, model grid")
+    fa_std = File(exists=True, desc="4D, model grid")
+    md_mean = File(exists=True, desc="4D, model grid")
+    md_std = File(exists=True, desc="4D, model grid")
 
 
 class _SyntheticToNativeOutputSpec(TraitedSpec):
@@ -114,6 +128,10 @@ class _SyntheticToNativeOutputSpec(TraitedSpec):
     std = File(desc="4D on the source's grid")
     b0_mean = File(desc="4D on the source's grid")
     b0_std = File(desc="4D on the source's grid")
+    fa_mean = File(desc="4D on the source's grid")
+    fa_std = File(desc="4D on the source's grid")
+    md_mean = File(desc="4D on the source's grid")
+    md_std = File(desc="4D on the source's grid")
 
 
 class SyntheticToNative(SimpleInterface):
@@ -128,7 +146,7 @@ class SyntheticToNative(SimpleInterface):
         weight = resample(predicted, MODEL_GRID.vox2ras, points.points, order=1)
         mask = (load(self.inputs.mask)[0] > 0) & (weight > 0.5)
         self._results["mask"] = save("mask.nii", mask, points.grid.vox2ras)
-        for name in ("mean", "std", "b0_mean", "b0_std"):
+        for name in SYNTHETIC_FIELDS:
             source = getattr(self.inputs, name)
             if not source:
                 continue

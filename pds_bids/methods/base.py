@@ -9,21 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from pds_bids.exceptions import UsageError
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.modalities import CONTRASTS, Direction
 
 __all__ = ["Batch", "Condition", "Method", "SampleResult", "target_weights"]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is known about `B` subjects before synthesis; intensities are in units of the in-brain mean.
+    """What is known about `B` subjects before synthesis.
+
+    Intensities are in units of the in-brain mean, maps in those of `pds_bids.modalities.MAP_UNITS`.
 
     Parameters
     ----------
     source : Tensor
-        ``(B, 3, D, H, W)`` float32, channels in the order of `CONTRASTS`, zeros where absent.
+        ``(B, C, D, H, W)`` float32, channels in the order of `CONTRASTS`, zeros where absent.
     present : Tensor
-        ``(B, 3)`` float32, 1 for the contrasts that `source` holds.
+        ``(B, C)`` float32, 1 for the contrasts that `source` holds.
     template : Tensor
         ``(B, 4, D, H, W)`` float32: grey matter, white matter, CSF, T1w; all zeros where withheld.
     mask : Tensor
@@ -38,6 +40,11 @@ class Condition:
     mask: Tensor
     direction: Tensor
 
+    @property
+    def weights(self) -> Tensor:
+        """``(B, C)`` float32: `target_weights` of the contrasts that are to be made."""
+        return target_weights(self.direction)
+
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on `device`."""
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -50,10 +57,23 @@ class Batch(Condition):
     Parameters
     ----------
     target : Tensor
-        ``(B, 3, D, H, W)`` float32, all contrasts; only those of the direction's target are learned.
+        ``(B, C, D, H, W)`` float32, all contrasts; only those of the direction's target are learned.
+    given : Tensor, optional
+        ``(B, C)`` float32, 1 for the contrasts that `target` holds; by default all.
     """
 
     target: Tensor
+    given: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.given is None:
+            object.__setattr__(self, "given", torch.ones_like(self.present))
+
+    @property
+    def weights(self) -> Tensor:
+        """``(B, C)`` float32: `target_weights` of the contrasts whose truth is there."""
+        known = target_weights(self.direction) * self.given
+        return known / known.sum(1, keepdim=True).clamp_min(1e-6)
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,7 @@ class SampleResult:
     Parameters
     ----------
     mean, std : Tensor
-        ``(B, 3, D, H, W)`` float32, units of the in-brain mean, zero outside the mask. Only the channels of
+        ``(B, C, D, H, W)`` float32, units as in `Condition`, zero outside the mask. Only the channels of
         the direction's target are meaningful.
     """
 
@@ -79,7 +99,7 @@ class Method(nn.Module, ABC):
     name : str
         Name on the command line and in sidecars.
     calibration : Tensor
-        ``(3,)`` buffer, factor per contrast on the standard deviation.
+        ``(C,)`` buffer, factor per contrast on the standard deviation.
     stages : tuple of str
         Trained one after the other, see `set_stage`.
     stage_shares : tuple of float
@@ -162,7 +182,7 @@ class Method(nn.Module, ABC):
         Parameters
         ----------
         atlas : Tensor
-            ``(1, 3, D, H, W)`` float32 mean of each contrast over people, units of the in-brain mean.
+            ``(1, C, D, H, W)`` float32 mean of each contrast over people, units as in `Condition`.
         prior : Tensor
             ``(1, 2 P, D/2, H/2, W/2)`` float32 maps of a local regression of each target on each source.
         """
@@ -173,16 +193,15 @@ class Method(nn.Module, ABC):
 
 
 def target_weights(direction: Tensor) -> Tensor:
-    """Return ``(B, 3)`` float32: 1 over the number of target contrasts for each of them, 0 for the rest.
+    """Return ``(B, C)`` float32: 1 over the number of target contrasts for each of them, 0 for the rest.
 
     Examples
     --------
     >>> target_weights(torch.tensor([0, 1]))
-    tensor([[0.0000, 0.5000, 0.5000],
-            [1.0000, 0.0000, 0.0000]])
+    tensor([[0.0000, 0.2500, 0.2500, 0.2500, 0.2500, 0.0000],
+            [1.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000]])
     """
     table = torch.zeros(len(Direction), len(CONTRASTS))
     for item in Direction:
-        contrasts = MODALITIES[item.target].contrasts
-        table[item.code, [CONTRASTS.index(contrast) for contrast in contrasts]] = 1 / len(contrasts)
+        table[item.code, [CONTRASTS.index(contrast) for contrast in item.targets]] = 1 / len(item.targets)
     return table.to(direction.device)[direction]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pds_bids.exceptions import UsageError
-from pds_bids.methods.base import Batch, Condition, Method, SampleResult, target_weights
+from pds_bids.methods.base import Batch, Condition, Method, SampleResult
 from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.models.unet import TEMPLATE_CHANNELS
 
@@ -43,9 +43,9 @@ class Baseline(Method):
     sizes : dict
         Named configurations: ``reduced`` trains on a CPU, ``paper`` is close to the original.
     atlas : Tensor
-        ``(1, 3, D, H, W)`` buffer, mean over people; 1 until training sets it.
+        ``(1, C, D, H, W)`` buffer, mean over people; 1 until training sets it.
     scale : Tensor
-        ``(3,)`` buffer, what a standardised unit is worth.
+        ``(C,)`` buffer, what a standardised unit is worth.
     """
 
     sizes: ClassVar[dict[str, Any]]
@@ -105,7 +105,7 @@ class Baseline(Method):
 
     @abstractmethod
     def draw(self, condition: Condition, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return one standardised ``(B, 3, D, H, W)`` image per subject."""
+        """Return one standardised ``(B, C, D, H, W)`` image per subject."""
 
     def inputs(self, condition: Condition) -> Tensor:
         """Return ``(B, N_INPUTS, D, H, W)``: what the networks see of the subject."""
@@ -121,8 +121,8 @@ class Baseline(Method):
         return torch.cat([direction, condition.present, has_template], 1)
 
     def support(self, condition: Condition) -> Tensor:
-        """Return ``(B, 3, D, H, W)``: 1 in the brain of the target contrasts, the part that is learned."""
-        is_target = target_weights(condition.direction) > 0
+        """Return ``(B, C, D, H, W)``: 1 in the brain of the target contrasts, the part that is learned."""
+        is_target = condition.weights > 0
         return is_target[..., None, None, None].to(condition.mask) * condition.mask
 
     def standardise(self, batch: Batch) -> Tensor:

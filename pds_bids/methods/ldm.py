@@ -18,7 +18,7 @@ from pds_bids.diffusion import (
     standard_normal,
     training_target,
 )
-from pds_bids.methods.base import Batch, Condition, target_weights
+from pds_bids.methods.base import Batch, Condition
 from pds_bids.methods.baseline import N_KNOWN, mean_over
 from pds_bids.methods.ddim import N_TRAIN_STEPS
 from pds_bids.methods.pgan import PerceptualMixin
@@ -193,7 +193,7 @@ class LDMMethod(PerceptualMixin):
 
     def diffusion_losses(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return ``diffusion``, the squared error of the prediction of the target's latent image."""
-        is_target = target_weights(batch.direction) > 0
+        is_target = batch.weights > 0
         clean = self.encode(self.standardise(batch), is_target)
         support = self.spread(is_target).to(clean)
         step = draw_steps(len(clean), N_TRAIN_STEPS, generator).to(clean.device)
@@ -205,7 +205,7 @@ class LDMMethod(PerceptualMixin):
 
     def draw(self, condition: Condition, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one decoded image per subject."""
-        is_target = target_weights(condition.direction) > 0
+        is_target = condition.weights > 0
         support = self.spread(is_target).to(condition.source)
         like = condition.source.new_zeros(len(is_target), self.n_latent, *self.latent_shape)
         prediction = Prediction(self.config.prediction)
@@ -236,8 +236,8 @@ class LDMMethod(PerceptualMixin):
         return lambda noisy, step: self.network(torch.cat([noisy, seen], 1), step, known)
 
     def pool(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return which ``(B, 3)`` contrasts there are, these as ``(N, 1, D, H, W)`` and their masks."""
-        rows = (batch.present > 0) | (target_weights(batch.direction) > 0)
+        """Return which ``(B, C)`` contrasts there are, these as ``(N, 1, D, H, W)`` and their masks."""
+        rows = (batch.present > 0) | (batch.weights > 0)
         # Source and target never share a channel.
         images = self.inputs(batch)[:, : len(CONTRASTS)] + self.standardise(batch)
         brain = batch.mask.expand_as(images)
@@ -263,5 +263,5 @@ class LDMMethod(PerceptualMixin):
         return latents.flatten(1, 2)
 
     def spread(self, rows: Tensor) -> Tensor:
-        """Turn ``(B, 3)`` into ``(B, n_latent, 1, 1, 1)``."""
+        """Turn ``(B, C)`` into ``(B, n_latent, 1, 1, 1)``."""
         return rows.repeat_interleave(self.n_latent // len(CONTRASTS), 1)[..., None, None, None]

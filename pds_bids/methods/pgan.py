@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pds_bids.exceptions import UsageError
-from pds_bids.methods.base import Batch, target_weights
+from pds_bids.methods.base import Batch
 from pds_bids.methods.baseline import Baseline
 from pds_bids.methods.gan import GANConfig, GANMethod
 from pds_bids.models.discriminator import DiscriminatorConfig
@@ -48,7 +48,7 @@ class PerceptualMixin(Baseline):
         batch : Batch
             Truth.
         fake : Tensor
-            ``(B, 3, D, H, W)`` standardised prediction.
+            ``(B, C, D, H, W)`` standardised prediction.
         generator : torch.Generator, optional
             Draws the slices.
 
@@ -57,13 +57,13 @@ class PerceptualMixin(Baseline):
         UsageError
             If `set_perceptual` was not called: a network with random weights would be a silent failure.
         """
-        is_target = target_weights(batch.direction) > 0
+        is_target = batch.weights > 0
         support = self.support(batch)
         images = [
             (self.restore(image, batch) * support)[is_target] for image in (fake, self.standardise(batch))
         ]
         # Every subject counts once, whatever the number of its target contrasts.
-        weights = target_weights(batch.direction)[is_target] / len(batch.direction)
+        weights = batch.weights[is_target] / len(batch.direction)
         return (weights * self.slice_distances(images[0], images[1], generator)).sum()
 
     def slice_distances(self, first: Tensor, second: Tensor, generator: torch.Generator | None) -> Tensor:

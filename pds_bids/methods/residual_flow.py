@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pds_bids.diffusion import draw_times, flow_point, flow_sample, standard_normal, velocity_towards
 from pds_bids.exceptions import UsageError
-from pds_bids.methods.base import Batch, Condition, SampleResult, target_weights
+from pds_bids.methods.base import Batch, Condition, SampleResult
 from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, SPREAD_FLOOR, Baseline, repeat_condition
 from pds_bids.methods.unet import GRADIENT_WEIGHT, SCALE_WEIGHT, UNetMethod
 from pds_bids.modalities import CONTRASTS
@@ -173,7 +173,7 @@ class ResidualFlowMethod(Baseline):
 
     def _mean_losses(self, batch: Batch) -> dict[str, Tensor]:
         mean, log_scale = self._predict_mean(batch)
-        weights = target_weights(batch.direction)
+        weights = batch.weights
         weight = voxel_weights(batch.mask, weights)
         error = mean - batch.target
         structure = structural_error(mean, batch.target * batch.mask, weight, DATA_RANGE)

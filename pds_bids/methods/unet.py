@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pds_bids.methods.base import Batch, Condition, Method, SampleResult, target_weights
+from pds_bids.methods.base import Batch, Condition, Method, SampleResult
 from pds_bids.modalities import CONTRASTS
 from pds_bids.models.unet import ConditionalUNet, UNetConfig, double_resolution
 
@@ -71,7 +71,7 @@ class UNetMethod(Method):
         """Return ``l1``, ``square``, ``gradient`` and ``scale``, averaged over the brain and the targets."""
         del player, generator
         mean, log_scale = self._predict(batch)
-        weight = batch.mask * target_weights(batch.direction)[..., None, None, None]
+        weight = batch.mask * batch.weights[..., None, None, None]
         weight = weight / weight.sum((1, 2, 3, 4), keepdim=True).clamp_min(1e-6) / len(weight)
         error = mean - batch.target
         size = error.abs()

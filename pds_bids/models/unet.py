@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.modalities import CONTRASTS, Direction
 
 __all__ = [
     "POLYNOMIAL_PAIRS",
@@ -30,13 +30,23 @@ TEMPLATE_CHANNELS = 4
 LOG_SCALE_RANGE = (-6.0, 1.0)
 # Where the error head starts: 6% of the in-brain mean.
 FIRST_LOG_SCALE = -2.8
-#: (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality.
+#: (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality and
+#: the anatomy.
 POLYNOMIAL_PAIRS = tuple(
     (CONTRASTS.index(target), CONTRASTS.index(source))
     for direction in Direction
-    for target in MODALITIES[direction.target].contrasts
-    for source in MODALITIES[direction.source].contrasts
+    for target in direction.targets
+    for source in direction.sources
 )
+# Which of them belong to each direction.
+PAIRS_OF = {
+    direction.code: [
+        number
+        for number, (target, _) in enumerate(POLYNOMIAL_PAIRS)
+        if CONTRASTS[target] in direction.targets
+    ]
+    for direction in Direction
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class ConditionalUNet(nn.Module):
     Attributes
     ----------
     atlas : Tensor
-        ``(1, 3, D, H, W)`` buffer, mean of each contrast over simulated people; zeros until training sets it.
+        ``(1, C, D, H, W)`` buffer, mean of each contrast over simulated people; zeros until training sets it.
     prior : Tensor
         ``(1, 2 P, D/2, H/2, W/2)`` buffer, what the maps b and c start from, see `POLYNOMIAL_PAIRS`.
     """
@@ -151,9 +161,9 @@ class ConditionalUNet(nn.Module):
         Parameters
         ----------
         source : Tensor
-            ``(B, 3, D, H, W)`` float32, in-brain mean 1, zeros for absent contrasts.
+            ``(B, C, D, H, W)`` float32, in-brain mean 1, zeros for absent contrasts.
         present : Tensor
-            ``(B, 3)`` float32, 1 for the contrasts that `source` holds.
+            ``(B, C)`` float32, 1 for the contrasts that `source` holds.
         template : Tensor
             ``(B, 4, D, H, W)`` float32; all zeros where it is withheld.
         mask : Tensor
@@ -164,9 +174,9 @@ class ConditionalUNet(nn.Module):
         Returns
         -------
         mean : Tensor
-            ``(B, 3, D, H, W)`` prediction of every contrast, zero outside the mask.
+            ``(B, C, D, H, W)`` prediction of every contrast, zero outside the mask.
         log_scale : Tensor
-            ``(B, 3, D/2, H/2, W/2)`` natural logarithm of the expected absolute error in every block.
+            ``(B, C, D/2, H/2, W/2)`` natural logarithm of the expected absolute error in every block.
         """
         batch = len(source)
         atlas = self.atlas.expand(batch, -1, -1, -1, -1)
@@ -195,17 +205,22 @@ class ConditionalUNet(nn.Module):
         """Form ``atlas + a + b s + c s^2`` with the maps of the head; `s` is the source minus the atlas."""
         n, n_pairs = len(CONTRASTS), len(POLYNOMIAL_PAIRS)
         sharp, smooth, log_scale = maps.split([8 * n, 2 * n_pairs, n], dim=1)
-        table = torch.tensor(POLYNOMIAL_PAIRS, device=maps.device)
-        # Only the pairs of each person's direction are formed: the other half would be thrown away.
-        n_used = n_pairs // len(Direction)
-        pairs = direction[:, None] * n_used + torch.arange(n_used, device=maps.device)
-        person = torch.arange(len(maps), device=maps.device)[:, None]
-        used = (smooth + self.prior)[person, torch.cat([pairs, pairs + n_pairs], 1)]
-        linear, quadratic = double_resolution(used).chunk(2, dim=1)
-        targets, sources = table[pairs].unbind(-1)
-        guide = contrast[person, sources]
+        smooth = smooth + self.prior
         mean = atlas + blocks_to_voxels(sharp)
-        mean = mean.index_put((person, targets), (linear + quadratic * guide) * guide, accumulate=True)
+        polynomials = []
+        for person, code in enumerate(direction.tolist()):
+            # Only the pairs of this person's direction are formed: the others would be thrown away.
+            pairs = PAIRS_OF[code]
+            targets, sources = zip(*(POLYNOMIAL_PAIRS[pair] for pair in pairs), strict=True)
+            used = smooth[person : person + 1, [*pairs, *(pair + n_pairs for pair in pairs)]]
+            linear, quadratic = double_resolution(used)[0].chunk(2)
+            guide = contrast[person, list(sources)]
+            empty = torch.zeros_like(contrast[person])
+            row = torch.tensor(targets, device=maps.device)
+            polynomials.append(
+                empty.index_add(0, row, ((linear + quadratic * guide) * guide).to(empty.dtype))
+            )
+        mean = mean + torch.stack(polynomials)
         return mean * mask, log_scale.clamp(*LOG_SCALE_RANGE)
 
 

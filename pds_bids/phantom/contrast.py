@@ -169,7 +169,7 @@ def mprage(pd: np.ndarray, t1_ms: np.ndarray, protocol: MprageProtocol) -> np.nd
 
     References
     ----------
-    Deichmann et al. 2000, doi:10.1006/nimg.2000.0601.
+    Deichmann et al. 2000, NeuroImage.
     """
     spacing, train = protocol.echo_spacing_ms, protocol.n_echoes * protocol.echo_spacing_ms
     before = 1000 * protocol.ti_s - train / 2

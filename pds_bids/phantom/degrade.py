@@ -26,7 +26,7 @@ __all__ = ["GROUPS", "Acquisition", "Degradation", "blur", "displace", "draw_acq
 GROUPS: dict[str, tuple[int, ...]] = {"bold": (0,), "dwi": (1, 2), "t1w": (3,)}
 # Fewest and most volumes behind each image of a group, and the blur that motion leaves at worst (sigma, mm).
 _VOLUMES = {"bold": ((4, 300),), "dwi": ((6, 150), (1, 10)), "t1w": ((1, 2),)}
-_SHAKEN_MM = {"bold": (0.8,), "dwi": (3.0, 0.8), "t1w": (0.6,)}
+_SHAKEN_MM = {"bold": (0.8,), "dwi": (3.5, 1.2), "t1w": (0.6,)}
 # T1 of grey matter that operators set the Ernst angle for.
 _ERNST_T1_S = 1.4
 _MAX_DISTORTION_MM = 4.0
@@ -61,6 +61,9 @@ class Degradation:
         Number of volumes that each image is the mean of.
     shaken_mm : tuple of float
         Blur of each image by volumes that were not put in place; standard deviations.
+    deep_noise : float
+        Logarithm of how much stronger the noise is in the middle of the head than at its surface: what was
+        divided by the receive field of an array has its noise divided, too.
     """
 
     blur_mm: tuple[float, float, float]
@@ -73,6 +76,7 @@ class Degradation:
     noise: float
     volumes: tuple[float, ...]
     shaken_mm: tuple[float, ...]
+    deep_noise: float = 0.0
 
     @property
     def sigma_mm(self) -> np.ndarray:
@@ -167,7 +171,9 @@ def draw_acquisition(rng: np.random.Generator, random_contrast: float) -> Acquis
 def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> Degradation:
     """Draw one series' damage; one in five is harder than the others."""
     hard = rng.random() < 0.2
-    plane, phase, across = rng.uniform((0.1, 0.2, 0.1), (1.5, 1.6, 1.9))
+    # Voxels of 2 to 2.5 mm are as common as larger ones.
+    sharp = rng.uniform(0, 1, 3) ** 1.3
+    plane, phase, across = np.array([0.1, 0.2, 0.1]) + [1.4, 1.4, 1.8] * sharp
     share = rng.uniform(-0.5, 0.5) if hard else rng.uniform(-0.25, 0.25)
     axis = 0 if rng.random() < 0.1 else 1
     sd_mm, turn_deg = (0.6, 0.7) if hard else (0.25, 0.3)
@@ -185,9 +191,10 @@ def _draw_degradation(rng: np.random.Generator, group: str, strength: float) -> 
         # After N4 little is left, mostly.
         bias_sd=float(0.1 * rng.uniform(0, 1) ** 2),
         flattened=float(rng.uniform(0, 0.9)),
-        noise=float(0.003 + 0.097 * rng.uniform(0, 1) ** 1.25),
+        noise=float(0.003 + 0.077 * rng.uniform(0, 1) ** 1.5),
         volumes=volumes,
         shaken_mm=shaken,
+        deep_noise=float(1.5 * rng.uniform(0, 1)),
     )
 
 

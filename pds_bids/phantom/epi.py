@@ -4,17 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from pds_bids.exceptions import GeometryError, UsageError
 from pds_bids.imaging.distortion import PhaseEncoding
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.rigid import grid_centre
-from pds_bids.phantom.fields import random_field
 from pds_bids.phantom.moving_head import evaluate, finer_along, spline
 from pds_bids.phantom.person import Scan
+from pds_bids.phantom.tissue import BRAIN, Tissue
 from pds_bids.seeds import derive_seed
 
-__all__ = ["EpiOptions", "Readout", "coil_field", "named_draws", "noise_sd", "remap", "rician"]
+__all__ = ["EpiOptions", "Readout", "ghosted", "named_draws", "noise_sd", "remap", "rician"]
 
 _DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
 # From full width at half maximum to standard deviation, and the standard deviation of a box of width 1.
@@ -23,8 +24,8 @@ _FWHM_TO_SD, _BOX_SD = 0.42466, 0.28868
 _BLUR_T2S_S = 0.045
 # Narrower than this (voxels) a cell has no width over which its signal could be shared.
 _NARROW = 1e-6
-# Half axes of a head, and how far below its top its middle lies.
-_HEAD_MM, _HEAD_TOP_MM = (75.0, 95.0, 80.0), 85.0
+# Fat precesses 3.4 ppm more slowly than water; at 3 T, Hz.
+_FAT_HZ = -434.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class EpiOptions:
         Standard deviation of the thermal noise, relative to the mean signal of the head; 0: none.
     oversampling : int
         Cells per voxel along the phase encoding.
+    ghost : float
+        Amplitude of the ghost half a field of view away along the phase encoding, relative to the signal.
+    fat : float
+        Signal of the fat of the scalp that its suppression has left, relative to fully relaxed water.
 
     Raises
     ------
@@ -66,20 +71,26 @@ class EpiOptions:
     coil: float = 0.4
     noise: float = 0.015
     oversampling: int = 2
+    ghost: float = 0.01
+    fat: float = 0.01
 
     def __post_init__(self) -> None:
         if self.phase_encoding not in _DIRECTIONS:
             raise UsageError(f"phase encoding {self.phase_encoding!r}; expected one of {_DIRECTIONS}")
-        for name in ("readout_s", "psf_voxels", "field_strength", "coil", "noise"):
+        for name in ("readout_s", "psf_voxels", "field_strength", "coil", "noise", "ghost", "fat"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.ghost > 1:
+            raise UsageError(f"ghost is {self.ghost}; expected at most 1, where nothing else is seen")
         if self.oversampling < 1:
             raise UsageError(f"oversampling is {self.oversampling}; expected 1 or more")
 
     @classmethod
     def ideal(cls) -> "EpiOptions":
-        """Return a readout that does nothing: no distortion, dropout, blur, receive field or noise."""
-        return cls(readout_s=0, psf_voxels=0, field_strength=0, coil=0, noise=0, oversampling=1)
+        """Return a readout that does nothing: no distortion, dropout, blur, receive field, noise, ghost."""
+        return cls(
+            readout_s=0, psf_voxels=0, field_strength=0, coil=0, noise=0, oversampling=1, ghost=0, fat=0
+        )
 
     @property
     def encoding(self) -> PhaseEncoding:
@@ -170,6 +181,35 @@ def remap(signal: np.ndarray, landing: np.ndarray, n_voxels: int) -> np.ndarray:
     return total.reshape(*signal.shape[:-1], n_voxels)
 
 
+def ghosted(volume: np.ndarray, axis: int, amplitude: float) -> np.ndarray:
+    """Add the ghost of an echo-planar readout whose odd and even lines differ by a constant phase.
+
+    With phases of plus and minus ``asin(amplitude)`` a real image keeps ``sqrt(1 - amplitude^2)`` of itself,
+    and `amplitude` of it comes back half a field of view away, a quarter turn out of phase.
+
+    Parameters
+    ----------
+    volume : ndarray
+        ``(X, Y, Z)``, not negative.
+    axis : int
+        Phase encoding. Along an odd number of voxels half of them is between two.
+    amplitude : float
+        0 to 1.
+
+    Returns
+    -------
+    ndarray
+        ``(X, Y, Z)`` magnitude, dtype of `volume`.
+
+    References
+    ----------
+    Buonocore and Gao 1997, Magn Reson Med.
+    """
+    half = volume.shape[axis] // 2
+    away = (np.roll(volume, half, axis) + np.roll(volume, -half, axis)) / 2
+    return np.hypot(np.sqrt(1 - amplitude**2) * volume, amplitude * away).astype(volume.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Readout:
     """Turns a head on its lattice into volumes.
@@ -186,6 +226,12 @@ class Readout:
         ``(3,)`` from `EpiOptions.blur_mm`.
     parts : int
         Cells per voxel along the phase encoding.
+    ghost : float
+        From `EpiOptions`.
+    fat : ndarray, optional
+        On the lattice, float32: signal of fat, the same in all volumes; diffusion weighting leaves it.
+    fat_hz : float
+        Its chemical shift.
     """
 
     grid: Grid
@@ -194,13 +240,32 @@ class Readout:
     encoding: PhaseEncoding
     blur_mm: np.ndarray
     parts: int
+    ghost: float = 0.0
+    fat: np.ndarray | None = None
+    fat_hz: float = 0.0
 
     @classmethod
     def of(cls, seen: Scan, grid: Grid, epi: EpiOptions, field_t: float) -> "Readout":
         """Return the readout of a person at a field strength."""
         strength = np.float32(epi.field_strength * field_t / 3.0)
         field_hz = strength * seen.maps["field_hz"].reshape(seen.grid.shape)
-        return cls(grid, seen.grid, field_hz, epi.encoding, epi.blur_mm(grid), epi.oversampling)
+        fat = None
+        if epi.fat:
+            # Vessels of the brain are of the same tissue as the scalp.
+            scalp = np.where(seen.share(*BRAIN) > 0, 0, seen.share(Tissue.SOFT))
+            blur = epi.blur_mm(grid) / seen.grid.zooms
+            fat = ndimage.gaussian_filter((epi.fat * scalp).astype(np.float32), blur)
+        return cls(
+            grid,
+            seen.grid,
+            field_hz,
+            epi.encoding,
+            epi.blur_mm(grid),
+            epi.oversampling,
+            ghost=epi.ghost,
+            fat=fat,
+            fat_hz=_FAT_HZ * field_t / 3.0,
+        )
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Return the blurred spline of an image on the lattice, as `volume` takes it."""
@@ -234,12 +299,22 @@ class Readout:
         """
         axis = self.encoding.axis
         cells = finer_along(self.grid, axis, self.parts)
-        values = evaluate(coefficients, self.lattice, cells, rest2volume, order=3) / self.parts
+        landing = self._landing(rest2volume, extra_hz)
         # A spline swings below zero beside an edge.
-        np.maximum(values, 0, out=values)
+        water = np.maximum(evaluate(coefficients, self.lattice, cells, rest2volume, order=3), 0)
+        volume = self._read(water, factor, landing)
+        if self.fat is not None:
+            fat = evaluate(self.fat, self.lattice, cells, rest2volume, order=1)
+            shift = self.fat_hz * self.encoding.readout_s
+            volume += self._read(fat, factor, landing if landing is None else landing + shift)
+        return ghosted(volume, axis, self.ghost) if self.ghost else volume
+
+    def _read(self, cells: np.ndarray, factor: np.ndarray | None, landing: np.ndarray | None) -> np.ndarray:
+        """Return the volume that cells add up to, ``(X, Y, Z)`` float32."""
+        axis = self.encoding.axis
+        values = cells / self.parts
         if factor is not None:
             values *= np.repeat(factor, self.parts, axis)
-        landing = self._landing(rest2volume, extra_hz)
         values = np.moveaxis(values, axis, -1)
         if landing is None:
             volume = values.reshape(*values.shape[:-1], -1, self.parts).sum(-1)
@@ -261,7 +336,7 @@ class Readout:
         """Return where the borders of the cells land, in voxels; None if nothing moves them."""
         axis, readout_s = self.encoding.axis, self.encoding.readout_s
         has_extra = extra_hz is not None and np.any(extra_hz)
-        if readout_s == 0 or not (self.field_hz.any() or has_extra):
+        if readout_s == 0 or not (self.field_hz.any() or has_extra or self.fat is not None):
             return None
         edges = finer_along(self.grid, axis, self.parts, edges=True)
         hz = evaluate(self.field_hz, self.lattice, edges, rest2volume, order=1, mode="nearest").astype(float)
@@ -272,52 +347,6 @@ class Readout:
                 hz += (slopes[k] * np.arange(n)).reshape([-1 if j == k else 1 for j in range(3)])
         place = np.arange(edges.shape[axis]) / self.parts - 0.5
         return readout_s * hz + place.reshape([-1 if j == axis else 1 for j in range(3)])
-
-
-def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> np.ndarray:
-    """Draw a receive field: the root of the sum of squares of an array of loops on a helmet.
-
-    A loop of radius a receives from the distance d in proportion to ``(a^2 + d^2)^(-3/2)``, the field that it
-    would make on its axis, so that small loops see the surface of a head much better than its middle.
-    Scanners undo part of that by a reference scan, or by none.
-
-    Parameters
-    ----------
-    rng : Generator
-        Source of randomness.
-    grid : Grid
-        Grid of the scan. The helmet lies about its middle, and where that is deeper, the middle of a head
-        that begins below the top of the grid.
-    strength : float
-        Exponent of the field: 1 as the array receives it, 0 even.
-
-    Returns
-    -------
-    ndarray
-        ``(X, Y, Z)`` float32 with a geometric mean of 1 within the head.
-
-    References
-    ----------
-    Roemer et al. 1990, doi:10.1002/mrm.1910160203.
-    """
-    points = grid.points()
-    centre = points.reshape(-1, 3).mean(0)
-    centre[2] = min(centre[2], points[..., 2].max() - _HEAD_TOP_MM)
-    points = (points - centre - rng.normal(0, [5, 6, 6])).astype(np.float32)
-    # Loops over the sphere but below and around the neck, by the golden angle.
-    height = np.linspace(0.95, -0.55, int(rng.integers(16, 33)))
-    turn = np.arange(len(height)) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
-    around = np.sqrt(1 - height**2)
-    loops = np.stack([around * np.cos(turn), around * np.sin(turn), height], 1)
-    # Heads lie on the loops at the back.
-    loops = loops * (np.array(_HEAD_MM) + rng.uniform(4, 20, 3)) + [0, rng.uniform(0, 10), 0]
-    radius2 = np.float32(rng.uniform(20, 50) ** 2)
-    power = np.zeros(grid.shape, np.float32)
-    for loop in loops.astype(np.float32):
-        power += (radius2 + ((points - loop) ** 2).sum(-1)) ** -3
-    log = 0.5 * np.log(power) + 0.06 * random_field(rng, grid.shape, grid.zooms, 70.0)[0]
-    inside = ((points / np.array(_HEAD_MM)) ** 2).sum(-1) < 1
-    return np.exp(strength * (log - log[inside].mean())).astype(np.float32)
 
 
 def noise_sd(image: np.ndarray, share: float) -> float:

@@ -6,13 +6,14 @@ import numpy as np
 from torch import Tensor
 
 from pds_bids.imaging.tissues import Template
-from pds_bids.modalities import CONTRASTS
+from pds_bids.modalities import Contrast
 
-__all__ = ["PROTOCOL_NUMBERS", "SOURCE_CHANNELS", "TARGET_CHANNELS", "Pair", "template_channels"]
+__all__ = ["ACQUIRED", "PROTOCOL_NUMBERS", "SOURCE_CHANNELS", "TARGET_CHANNELS", "Pair", "template_channels"]
 
-#: Channels of a source and of a target; both begin with `pds_bids.modalities.CONTRASTS`.
-SOURCE_CHANNELS = (*map(str, CONTRASTS), "T1w")
-TARGET_CHANNELS = (*map(str, CONTRASTS), "fa", "md")
+#: Channels of a source and of a target; both begin with what EPI acquires.
+ACQUIRED = (Contrast.BOLD, Contrast.DWI, Contrast.B0)
+SOURCE_CHANNELS = (*ACQUIRED, Contrast.T1W)
+TARGET_CHANNELS = (*ACQUIRED, Contrast.FA, Contrast.MD)
 #: What `Pair.protocol` holds, in this order.
 PROTOCOL_NUMBERS = (
     "bold_tr_s",

@@ -26,6 +26,8 @@ _WARP_GRID = Grid(
 _LATENT_GRID = Grid(
     (67, 81, 67), np.array([[3.0, 0, 0, -100], [0, 3.0, 0, -136], [0, 0, 3.0, -82], [0, 0, 0, 1]])
 )
+# Together 9% of the volume of the brain, and 5% of its length relative to its width.
+_SIZE_SD, _AXIS_SD = 0.022, 0.035
 # Spacing of the latent fields and their standard deviations: regions; bundles and layers of the cortex.
 _LATENT_SPACINGS_MM, _LATENT_SD = (24.0, 5.0), (0.7, 0.4)
 # Radius of the spinal cord and of its canal; the way down is a little backwards.
@@ -35,7 +37,7 @@ _VESSEL_GRID = Grid(
     (101, 121, 101), np.array([[2.0, 0, 0, -100], [0, 2.0, 0, -136], [0, 0, 2.0, -82], [0, 0, 0, 1]])
 )
 # Mean and spread of their share of the fluid around the brain, cut at 0 and at the last.
-_VESSEL_SHARE, _VESSEL_SD, _MOST_VESSEL = 0.15, 0.5, 0.9
+_VESSEL_SHARE, _VESSEL_SD, _MOST_VESSEL = 0.05, 0.5, 0.9
 # Units of iron that dephase cortex as a vein does; their mean is in T2* of cortex already.
 _VENOUS_IRON = 20.0
 # A displacement is doubled so often: the first step is a thirty-second of a few mm.
@@ -203,7 +205,7 @@ def draw_person(
         thinning(anatomy, sharpness),
         flow(-velocity, _WARP_GRID),
         sharpness,
-        float(_named(seed, "vessels").uniform(0.5, 1.4)),
+        float(_named(seed, "vessels").uniform(0.4, 1.4)),
         cord_mm,
     )
 
@@ -274,9 +276,9 @@ def _pose(seed: int, traits: Traits | None) -> np.ndarray:
     rng = _named(seed, "pose")
     pose = rigid(np.concatenate([rng.uniform(-4, 4, 3), rng.uniform(-5, 5, 3)]))
     rng = _named(seed, "size")
-    length = head_scale(traits.sex if traits else None) * rng.normal(1.0, 0.03)
+    length = head_scale(traits.sex if traits else None) * rng.normal(1.0, _SIZE_SD)
     template2head = np.eye(4)
-    template2head[:3, :3] = np.diag(length * rng.normal(1.0, 0.03, 3)) + np.triu(
+    template2head[:3, :3] = np.diag(length * rng.normal(1.0, _AXIS_SD, 3)) + np.triu(
         rng.normal(0, 0.015, (3, 3)), 1
     )
     return np.linalg.inv(pose @ template2head)

@@ -31,6 +31,8 @@ class Series:
         Standard deviation of the thermal noise relative to the mean signal of the head.
     bands : int
         Slices excited together.
+    ghost, fat : float
+        Artefacts as in `EpiOptions`; 0 switches them off.
     """
 
     zooms: tuple[float, float, float]
@@ -38,6 +40,8 @@ class Series:
     phase_encoding: str
     noise: float
     bands: int = 1
+    ghost: float = 0.01
+    fat: float = 0.01
 
     def epi(self, shape: tuple[int, int, int], coil: float, field_strength: float) -> EpiOptions:
         """Return the readout of a grid of some shape."""
@@ -47,6 +51,8 @@ class Series:
             field_strength=field_strength,
             coil=coil,
             noise=self.noise,
+            ghost=self.ghost,
+            fat=self.fat,
         )
 
     def total_readout_s(self, shape: tuple[int, int, int]) -> float:

@@ -14,20 +14,21 @@ from torch import Tensor
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.tissues import Template
-from pds_bids.modalities import CONTRASTS
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
+from pds_bids.phantom.demographics import Traits
 from pds_bids.phantom.fields import random_field_on
 from pds_bids.phantom.pair import (
+    ACQUIRED,
     PROTOCOL_NUMBERS,
     SOURCE_CHANNELS,
     TARGET_CHANNELS,
     Pair,
     template_channels,
 )
-from pds_bids.phantom.patients import Patient, Patients, thin_cortex
+from pds_bids.phantom.patients import Patient, Patients, draw_patient_traits, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, Tissue, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
 __all__ = [
@@ -46,7 +47,9 @@ _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
 _MAX_FA = 0.85
 # What the removal of a bias field takes for one (sigma, mm).
 _BROAD_MM = 25.0
-_N_ACQUIRED = len(CONTRASTS)
+_N_ACQUIRED = len(ACQUIRED)
+# An ellipsoid of the size of a brain.
+_MIDDLE_MM, _HEAD_MM = np.array([0.0, -18.0, 8.0]), np.array([68.0, 87.0, 70.0])
 
 
 class PairStream:
@@ -112,6 +115,8 @@ class PairStream:
         self._rows = torch.from_numpy(np.flatnonzero(near)).to(self.device)
         points = self._crop.points()[near].astype(np.float32)
         self._points = self._on_device(points)
+        # 1/2 in the middle of the head, -1/2 at its surface.
+        self._depth = self._on_device(0.5 - (((points - _MIDDLE_MM) / _HEAD_MM) ** 2).sum(1))
         soft = ndimage.gaussian_filter(template.mask.astype(np.float32), 0.6)[self._box][near]
         self._template_mask = self._on_device(soft)
         low_mm, high_mm = points.min(0) - 14, points.max(0) + 14
@@ -162,7 +167,7 @@ class PairStream:
         sampler = self._samplers[int(self._rng(index, "anatomy").integers(len(self._samplers)))]
         fractions, maps, patient = self._person(index, sampler)
         tissue = draw_tissue(self._rng(index, "tissue"), spread=1.35)
-        latents = self._latents(index, maps)
+        latents = self._latents(index, maps, fractions[:, Tissue.CORTEX])
         plan = degrade.draw_acquisition(self._rng(index, "protocol"), self.random_contrast)
         if patient:
             latents[1:] += patient.latents
@@ -191,6 +196,13 @@ class PairStream:
             sampler.name,
         )
 
+    def patient_traits(self, index: int) -> Traits:
+        """Return diagnosis and age of a pair, if it is one of a patient (`patients`)."""
+        return draw_patient_traits(self._patient_seed(index))
+
+    def _patient_seed(self, index: int) -> int:
+        return derive_seed(self.seed, "pair", index, "effects")
+
     def _rng(self, index: int, name: str) -> np.random.Generator:
         """Return the generator of one thing of one pair."""
         return np.random.default_rng(derive_seed(self.seed, "pair", index, name))
@@ -211,16 +223,15 @@ class PairStream:
         """Deform, mirror and age one head; return fractions, maps and illness near the brain."""
         rng = self._rng(index, "shape")
         mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1, 1])
-        centre = np.array([0, -18, 8])
         linear = np.eye(3) + np.diag(rng.normal(0, 0.025, 3)) + rng.normal(0, 0.012, (3, 3))
-        shift = centre - linear @ centre + rng.normal(0, 0.8, 3)
+        shift = _MIDDLE_MM - linear @ _MIDDLE_MM + rng.normal(0, 0.8, 3)
         points = self._points @ self._on_device((linear @ mirror).T) + self._on_device(shift)
         for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
             points += sd_mm * self._field(rng, spacing_mm, 3).T
         atrophy, registered, thinning = rng.beta(1.2, 2.0), rng.uniform(0.3, 1.0), rng.uniform(-0.35, 0.1)
         patient = None
         if self._rng(index, "patient").random() < self.patients:
-            seed = derive_seed(self.seed, "pair", index, "effects")
+            seed = self._patient_seed(index)
             in_template = points * self._on_device(np.diag(mirror))
             patient = self._clinic.draw(seed, in_template)
             atrophy = 0.25
@@ -232,7 +243,7 @@ class PairStream:
             patient.shrink(fractions)
         return fractions, maps, patient
 
-    def _latents(self, index: int, maps: dict[str, Tensor]) -> Tensor:
+    def _latents(self, index: int, maps: dict[str, Tensor], cortex: Tensor) -> Tensor:
         """Draw the latent fields at the points near the brain, ``(6, N)`` float32; the first row is 1."""
         rng = self._rng(index, "latents")
         fields = torch.ones((1 + len(LATENTS), len(self._points)), device=self.device)
@@ -243,6 +254,10 @@ class PairStream:
             fields[1 + latent] = (
                 rng.normal(0, 0.5) + 0.6 * broad[latent] + 0.7 * fine[latent] + finest[latent]
             )
+        # Cortex beside veins is dephased as by iron: grain as fine as the voxels, that BOLD shows.
+        veins = self._rng(index, "veins")
+        grain = veins.uniform(0, 2.5) * self._field(veins, self.grid.zooms[0], 1)[0]
+        fields[1 + Latent.IRON] += grain * cortex
         fields[1 + Latent.TRACT] = rng.uniform(0.8, 1.3) * maps["tract"] + 0.25 * fine[3]
         fields[1 + Latent.NUCLEUS] = rng.uniform(0.6, 1.4) * maps["nuclei"]
         return fields
@@ -302,7 +317,7 @@ class PairStream:
         """
         rng = self._rng(index, "mask")
         share, wobble = rng.uniform(0.4, 1.0), self._field(rng, 15.0, 1)[0]
-        level, depth_mm, slope = rng.uniform(0.4, 0.6), rng.uniform(0, 30), np.tan(rng.normal(0, 0.15))
+        level, depth_mm, slope = rng.uniform(0.4, 0.6), rng.uniform(0, 40), np.tan(rng.normal(0, 0.15))
         mask = share * self._template_mask + (1 - share) * brain + 0.05 * wobble > level
         if rng.random() < 0.6:
             _, y, z = self._points.unbind(1)
@@ -330,11 +345,13 @@ class PairStream:
             rng = self._rng(index, name)
             clean = images[channels]
             noise = settings.noise * clean[:, mask].mean(1).max()
+            noise = noise * (settings.deep_noise * self._depth).exp()
             # Mean magnitude of a signal in complex noise, to a few percent.
             mean = (clean**2 + torch.pi / 2 * noise**2).sqrt()
             blurred = degrade.blur(self._scatter(mean), settings.sigma_mm, self.grid.zooms[0])
             white = torch.randn(blurred.shape, generator=generator, device=self.device)
-            blurred += white * (noise / self._on_device(np.sqrt(settings.volumes)))[:, None, None, None]
+            white *= self._scatter(noise[None])
+            blurred += white / self._on_device(np.sqrt(settings.volumes))[:, None, None, None]
             moved = degrade.displace(rng, blurred, field, self._crop, self._voxels, settings)
             moved *= degrade.shading(rng, self._voxels, self._crop, settings.bias_sd, len(channels))
             # The bias field of a series is that of its last image: BOLD, or b = 0.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,8 @@ from pds_bids.bids.write import write_json
 from pds_bids.exceptions import UsageError
 from pds_bids.inference.prepare import Window, scale_template, scale_to_mean
 from pds_bids.methods import Batch
-from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
+from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, MODALITIES, Contrast, Direction
+from pds_bids.phantom.pair import SOURCE_CHANNELS, TARGET_CHANNELS
 from pds_bids.phantom.stream import PairStream
 from pds_bids.seeds import derive_seed
 
@@ -35,23 +37,28 @@ __all__ = [
 ]
 
 Example = dict[str, Tensor]
+# What a 1 of a network is in the maps of the stream, whose MD is in um^2/ms.
+STREAM_UNITS = {Contrast.FA: MAP_UNITS[Contrast.FA], Contrast.MD: 1e3 * MAP_UNITS[Contrast.MD]}
 
 
 @dataclass(frozen=True, eq=False)
 class ContrastPair:
-    """The acquired contrasts of one simulated person as arrays.
+    """All contrasts of one person as arrays.
 
     Parameters
     ----------
     source, target : ndarray
-        ``(3, X, Y, Z)`` float32 in the order of :class:`~pds_bids.modalities.Contrast`, in-brain mean 1, zero
-        outside the mask.
+        ``(C, X, Y, Z)`` float32 in the order of :class:`~pds_bids.modalities.Contrast`, in-brain mean 1 or in
+        units of ``MAP_UNITS``, zero outside the mask and where there is none. `target` holds the anatomy,
+        too.
     mask : ndarray
         ``(X, Y, Z)`` bool.
     template : ndarray
         ``(4, X, Y, Z)`` float32.
     name : str
         The anatomy.
+    has_source, has_target : frozenset of Contrast
+        What there is.
     """
 
     source: np.ndarray
@@ -59,6 +66,8 @@ class ContrastPair:
     mask: np.ndarray
     template: np.ndarray
     name: str
+    has_source: frozenset[Contrast] = frozenset(CONTRASTS)
+    has_target: frozenset[Contrast] = frozenset(CONTRASTS)
 
 
 class PairSource(Protocol):
@@ -69,7 +78,7 @@ class PairSource(Protocol):
 
 
 class ContrastPairs:
-    """Pairs of a stream without T1w, FA, MD and protocol.
+    """Pairs of a stream, without their protocol, in the channels of all contrasts.
 
     Parameters
     ----------
@@ -79,14 +88,28 @@ class ContrastPairs:
 
     def __init__(self, stream: PairStream) -> None:
         self.stream = stream
+        self._pair = lru_cache(2)(self._make)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"stream": self.stream}
+
+    def __setstate__(self, state: dict[str, PairStream]) -> None:
+        self.__init__(state["stream"])  # type: ignore[misc]
 
     def pair(self, index: int) -> ContrastPair:
-        """Return pair number `index`."""
+        """Return pair number `index`; the last ones are remembered, for both directions of a person."""
+        return self._pair(index)
+
+    def _make(self, index: int) -> ContrastPair:
         pair = self.stream.pair(index)
-        acquired = slice(len(CONTRASTS))
-        tensors = (pair.source[acquired], pair.target[acquired], pair.mask, pair.template)
-        source, target, mask, template = (tensor.cpu().numpy() for tensor in tensors)
-        return ContrastPair(source, target, mask, template, pair.name)
+        source, target = (np.zeros((len(CONTRASTS), *pair.mask.shape), np.float32) for _ in range(2))
+        source[[CONTRASTS.index(c) for c in SOURCE_CHANNELS]] = pair.source.cpu().numpy()
+        target[[CONTRASTS.index(c) for c in TARGET_CHANNELS]] = pair.target.cpu().numpy()
+        target[CONTRASTS.index(ANATOMY)] = source[CONTRASTS.index(ANATOMY)]
+        for contrast, unit in STREAM_UNITS.items():
+            target[CONTRASTS.index(contrast)] /= unit
+        mask, template = (tensor.cpu().numpy() for tensor in (pair.mask, pair.template))
+        return ContrastPair(source, target, mask, template, pair.name, frozenset(SOURCE_CHANNELS))
 
 
 @dataclass(frozen=True)
@@ -167,12 +190,15 @@ class Augmentation:
         Probability that one of several source contrasts is withheld.
     p_drop_template : float
         Probability that the template channels are withheld.
+    p_drop_anatomy : float
+        Probability that the person's own T1w is withheld.
     p_mirror : float
         Probability that the person is mirrored left to right; the template is not.
     """
 
     p_drop_contrast: float = 0.2
     p_drop_template: float = 0.3
+    p_drop_anatomy: float = 0.5
     p_mirror: float = 0.5
 
 
@@ -200,8 +226,8 @@ def make_example(
     mask = window.crop(pair.mask)
     source = np.zeros((len(CONTRASTS), *window.shape), np.float32)
     present = np.zeros(len(CONTRASTS), np.float32)
-    for contrast in MODALITIES[direction.source].contrasts:
-        if contrast not in drop:
+    for contrast in direction.sources:
+        if contrast in pair.has_source and contrast not in drop:
             channel = CONTRASTS.index(contrast)
             image = window.crop(pair.source[channel])
             source[channel] = scale_to_mean(image, mask, f"{pair.name} {contrast}")[0]
@@ -213,6 +239,7 @@ def make_example(
         "mask": torch.from_numpy(mask[None].astype(np.float32)),
         "direction": torch.tensor(direction.code),
         "target": torch.from_numpy(np.ascontiguousarray(window.crop(pair.target), np.float32)),
+        "given": torch.tensor([float(contrast in pair.has_target) for contrast in CONTRASTS]),
     }
 
 
@@ -238,14 +265,20 @@ class ExampleStream:
         self.seed = seed
 
     def example(self, index: int) -> Example:
-        """Return example number `index`; directions alternate so that batches of two hold both."""
+        """Return example number `index`.
+
+        Directions alternate, so that batches of two hold one person both ways: people are what takes time.
+        """
         rng = np.random.default_rng(derive_seed(self.seed, "example", index))
-        direction = list(Direction)[index % len(Direction)]
-        contrasts = MODALITIES[direction.source].contrasts
+        person, way = divmod(index, len(Direction))
+        direction = list(Direction)[way]
+        contrasts = MODALITIES[direction.source].sources
         drop = []
         if len(contrasts) > 1 and rng.random() < self.augmentation.p_drop_contrast:
             drop.append(contrasts[rng.integers(len(contrasts))])
-        example = make_example(self.pairs.pair(index), self.window, direction, drop)
+        if rng.random() < self.augmentation.p_drop_anatomy:
+            drop.append(ANATOMY)
+        example = make_example(self.pairs.pair(person), self.window, direction, drop)
         if rng.random() < self.augmentation.p_drop_template:
             example["template"] = torch.zeros_like(example["template"])
         if rng.random() < self.augmentation.p_mirror:

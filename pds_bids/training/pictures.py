@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pds_bids.methods import Method
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.training.data import Example, to_device
 
 __all__ = ["save_pictures"]
@@ -44,8 +44,8 @@ def save_pictures(method: Method, examples: Example, folder: Path, update: int) 
     paths = []
     for i, code in enumerate(batch.direction.tolist()):
         direction = list(Direction)[code]
-        source = CONTRASTS.index(MODALITIES[direction.source].contrasts[0])
-        targets = [CONTRASTS.index(contrast) for contrast in MODALITIES[direction.target].contrasts]
+        source = CONTRASTS.index(direction.sources[0])
+        targets = [CONTRASTS.index(contrast) for contrast in direction.targets]
         figure = Figure(figsize=(10, 2.7 * len(targets)), layout="constrained")
         axes = figure.subplots(len(targets), 4, squeeze=False)
         for row, channel in zip(axes, targets, strict=True):

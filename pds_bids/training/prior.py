@@ -21,16 +21,19 @@ RIDGE = 0.02
 
 
 def local_regression(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], atlas: np.ndarray
+    pairs: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], atlas: np.ndarray
 ) -> np.ndarray:
     """Fit the maps b and c of ``target - atlas = b s + c s^2``, ``s = source - atlas``, in every block.
 
+    The anatomy, which may be missing, is left out: its maps are 0.
+
     Parameters
     ----------
-    pairs : iterable of (ndarray, ndarray, ndarray)
-        Source and target, ``(3, D, H, W)``, and mask, ``(D, H, W)`` bool, of many people.
+    pairs : iterable of (ndarray, ndarray, ndarray, ndarray)
+        Source and target, ``(C, D, H, W)``, mask, ``(D, H, W)`` bool, and which targets there are, ``(C,)``
+        bool, of many people. A target that somebody lacks is taken for the mean.
     atlas : ndarray
-        ``(3, D, H, W)``.
+        ``(C, D, H, W)``.
 
     Returns
     -------
@@ -38,16 +41,18 @@ def local_regression(
         ``(2 P, D/2, H/2, W/2)`` float32: b, then c, of the P target-source pairs of the network's polynomial.
     """
     channels = {
-        way: tuple([CONTRASTS.index(c) for c in MODALITIES[m].contrasts] for m in (way.source, way.target))
+        way: tuple(
+            [CONTRASTS.index(c) for c in group] for group in (MODALITIES[way.source].sources, way.targets)
+        )
         for way in Direction
     }
     gram: dict[Direction, np.ndarray] = {}
     cross: dict[Direction, np.ndarray] = {}
-    for source, target, mask in pairs:
+    for source, target, mask, given in pairs:
         for way, (sources, targets) in channels.items():
             s = (source[sources] - atlas[sources]) * mask
             design = np.concatenate([s, s**2])
-            residual = (target[targets] - atlas[targets]) * mask
+            residual = (target[targets] - atlas[targets]) * mask * given[targets, None, None, None]
             gram[way] = gram.get(way, 0) + _pool(design[:, None] * design[None])
             cross[way] = cross.get(way, 0) + _pool(design[:, None] * residual[None])
     maps = np.zeros((2 * len(POLYNOMIAL_PAIRS), *(n // 2 for n in atlas.shape[1:])), np.float32)

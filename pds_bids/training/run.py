@@ -15,10 +15,11 @@ import torch
 from pds_bids import __version__
 from pds_bids.bids.write import write_json
 from pds_bids.exceptions import UsageError
+from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.prepare import DEFAULT_WINDOW, Window
 from pds_bids.methods import METHODS, Method, UNetMethod
-from pds_bids.modalities import Direction
+from pds_bids.modalities import ANATOMY, Direction
 from pds_bids.models.unet import UNetConfig
 from pds_bids.options import ModelSize
 from pds_bids.seeds import derive_seed
@@ -37,14 +38,16 @@ from pds_bids.training.metrics import calibrate
 from pds_bids.training.module import CHECKPOINT, Machine, fit
 from pds_bids.training.people import People
 from pds_bids.training.schedule import TrainConfig
-from pds_bids.training.statistics import Statistics, gather_statistics, give_aids
+from pds_bids.training.statistics import Statistics, gather_statistics, give_aids, source_ranges
 from pds_bids.training.timing import updates_within
 from pds_bids.training.updates import Updater, named_seed
 
-__all__ = ["Plan", "build_method", "export", "train", "validation_batches"]
+__all__ = ["Plan", "build_method", "export", "load_statistics", "train", "validation_batches"]
 
 LOGGER = logging.getLogger("pds_bids.training")
 BANK_SIZE = 12
+# People whose sources say what is familiar.
+N_MEASURED = 64
 LIMITS = [
     "Units of the in-brain mean: absolute scale is not predicted.",
     "Inherits what misregistration and distortion do to the source.",
@@ -149,7 +152,7 @@ def train(
         raise UsageError(f"--resume: there is no {checkpoint}; leave the option out to start")
     people.split.save(folder / "splits.json")
     start = time.monotonic()
-    statistics = _statistics(people, window, folder / "statistics.npz")
+    statistics = load_statistics(people, window, folder / "statistics.npz")
     method = build_method(plan, window, statistics)
     aids = give_aids(
         method,
@@ -197,7 +200,18 @@ def train(
         training = describe(people, config) | aids | {"wall_time_s": round(time.monotonic() - start)}
         # Lightning has brought it back from the GPU.
         updater.average.to(machine.device_type)
-        export(updater, statistics, validation, bundle, training, window=window)
+        measured = list(people.atlas_indices)[:N_MEASURED]
+        ranges = source_ranges(people.train, window, measured)
+        export(
+            updater,
+            statistics,
+            validation,
+            bundle,
+            training,
+            window=window,
+            grid=people.template.grid,
+            ranges=ranges,
+        )
     return bundle
 
 
@@ -230,7 +244,8 @@ def build_method(plan: Plan, window: Window, statistics: Statistics) -> Method:
     return method
 
 
-def _statistics(people: People, window: Window, path: Path) -> Statistics:
+def load_statistics(people: People, window: Window, path: Path) -> Statistics:
+    """Return the statistics in a file, which is written when it is not there."""
     # Kept, so that a resumed training does not depend on anything made anew.
     if not path.exists():
         start = time.monotonic()
@@ -275,10 +290,11 @@ def _check_same(record: dict[str, Any], path: Path, *, is_resuming: bool) -> Non
 
 
 def validation_batches(pairs: PairSource, window: Window, n_pairs: int) -> list[Example]:
-    """Return both directions of the first `n_pairs` held-out pairs."""
-    people = [pairs.pair(index) for index in range(n_pairs)]
+    """Return both directions of the first `n_pairs` held-out pairs; every other person comes without T1w."""
+    drops = [(ANATOMY,) if index % 2 else () for index in range(n_pairs)]
     return [
-        collate([make_example(person, window, direction) for direction in Direction]) for person in people
+        collate([make_example(pairs.pair(index), window, direction, drop) for direction in Direction])
+        for index, drop in enumerate(drops)
     ]
 
 
@@ -290,6 +306,8 @@ def export(
     training: dict[str, Any],
     *,
     window: Window = DEFAULT_WINDOW,
+    grid: Grid = MODEL_GRID,
+    ranges: dict[str, Any] | None = None,
 ) -> None:
     """Calibrate the averaged weights on held-out people and write the bundle.
 
@@ -307,6 +325,10 @@ def export(
         For the card.
     window : Window
         What the network sees.
+    grid : Grid
+        What `window` is a part of.
+    ranges : dict, optional
+        From `source_ranges`.
     """
     average = updater.average.eval()
     coverage = calibrate(average, validation, next(average.parameters()).device)
@@ -319,13 +341,14 @@ def export(
             "n_examples": updater.update_count * updater.config.batch_size,
         },
         "uncertainty": {"method": _first_words(average)} | coverage,
+        "source_ranges": ranges or {},
         "limits": LIMITS if is_phantom else [*LIMITS, PEOPLE_INSIDE],
     }  # fmt: skip
     save_bundle(
         folder,
         average,
         card,
-        grid=MODEL_GRID,
+        grid=grid,
         window=window,
         data_range=statistics.data_range,
         bank=statistics.bank,

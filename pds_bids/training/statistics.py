@@ -1,6 +1,7 @@
 """What is fixed from the people of the training split before training starts."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from pds_bids.bids.write import replacing
 from pds_bids.exceptions import WeightsError
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.inference.bank import Bank
-from pds_bids.inference.prepare import Window
+from pds_bids.inference.familiarity import describe_source, gather_ranges
+from pds_bids.inference.prepare import Window, scale_template
 from pds_bids.methods import Method, PerceptualMixin
-from pds_bids.modalities import CONTRASTS, Contrast
+from pds_bids.modalities import CONTRASTS, SOURCES, Contrast
 from pds_bids.models.microstructure import LAYERS, load_vgg16, train_projection_encoder
 from pds_bids.models.objectives import effect_sizes
 from pds_bids.models.perceptual import Perceptual
@@ -26,13 +28,15 @@ from pds_bids.training.data import PairSource
 from pds_bids.training.people import People
 from pds_bids.training.prior import local_regression
 
-__all__ = ["Statistics", "gather_statistics", "give_aids", "parcel_weights"]
+__all__ = ["Statistics", "gather_statistics", "give_aids", "parcel_weights", "source_ranges"]
 
 LOGGER = logging.getLogger("pds_bids.training")
 # Counts voxels that hardly anybody's mask holds towards the in-brain mean of 1.
 ATLAS_PRIOR = 1.0
 # People whose projections an encoder learns from, and that weights of parcels come from.
 ENCODER_PEOPLE = 40
+# People per diagnosis: with ten in each of two groups, Cohen's f of no effect at all is about 0.2.
+MIN_GROUP = 10
 # Rectifier of VGG16 that the adversarial methods compare, as in their papers.
 RELU2_2 = (8,)
 
@@ -44,9 +48,9 @@ class Statistics:
     Parameters
     ----------
     atlas : ndarray
-        ``(3, X, Y, Z)`` float32 mean target, averaged with its mirror image about the middle of the window.
+        ``(C, X, Y, Z)`` float32 mean target, averaged with its mirror image about the middle of the window.
     data_range : dict of Contrast to float
-        99.9th percentile of the target in the brain; its other end is zero.
+        99.9th percentile of the target in the brain, 1 where nobody has it; its other end is zero.
     bank : Bank
         For the baselines.
     prior : ndarray
@@ -106,25 +110,30 @@ def gather_statistics(
     Statistics
         See there.
     """
-    total = np.zeros((len(CONTRASTS), *mask.shape))
-    count = np.zeros(mask.shape)
-    sources, targets, tops, kept = [], [], [], []
+    total, count = (np.zeros((len(CONTRASTS), *mask.shape)) for _ in range(2))
+    tops: dict[Contrast, list[float]] = {contrast: [] for contrast in CONTRASTS}
+    sources, targets, kept, has = [], [], [], []
     for number, index in enumerate(indices):
         pair = pairs.pair(index)
-        total += pair.target * pair.mask
-        count += pair.mask
-        tops.append(np.percentile(pair.target[:, pair.mask], 99.9, axis=1))
+        for channel, contrast in enumerate(CONTRASTS):
+            if contrast in pair.has_target:
+                total[channel] += pair.target[channel] * pair.mask
+                count[channel] += pair.mask
+                tops[contrast].append(float(np.percentile(pair.target[channel][pair.mask], 99.9)))
         images = (pair.source, pair.target, pair.mask)
-        # Half precision keeps 150 people in 400 MB.
+        # Half precision keeps 150 people in 800 MB.
         source, target, inside = (window.crop(image) for image in images)
-        kept.append((source.astype(np.float16), target.astype(np.float16), inside))
+        given = np.array([contrast in pair.has_target for contrast in CONTRASTS])
+        kept.append((source.astype(np.float16), target.astype(np.float16), inside, given))
         if number < n_bank:
             sources.append(pair.source)
             targets.append(pair.target)
+            has.append([[c in names for c in CONTRASTS] for names in (pair.has_source, pair.has_target)])
     total, count = (_add_mirror(window, image) for image in (total, count))
     atlas = ((total + ATLAS_PRIOR) / (count + ATLAS_PRIOR)).astype(np.float32)
-    data_range = {c: float(value) for c, value in zip(CONTRASTS, np.mean(tops, 0).round(3), strict=True)}
-    bank = Bank.from_images(mask, np.stack(sources), np.stack(targets), atlas)
+    data_range = {c: round(float(np.mean(top)), 3) if top else 1.0 for c, top in tops.items()}
+    there = np.array(has)
+    bank = Bank.from_images(mask, np.stack(sources), np.stack(targets), atlas, there[:, 0], there[:, 1])
     prior = local_regression(kept, window.crop(atlas))
     return Statistics(atlas, data_range, bank, prior)
 
@@ -139,6 +148,9 @@ def _add_mirror(window: Window, image: np.ndarray) -> np.ndarray:
 def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     """Return how strongly parcels differ between the diagnoses of the training split.
 
+    Groups of fewer than `MIN_GROUP` people are left out: their effect sizes are mostly chance, and would
+    make the loss look at parcels drawn by lot.
+
     Parameters
     ----------
     people : People
@@ -149,23 +161,65 @@ def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        ``(3, P)`` float32, Cohen's f per contrast, mean 1 over parcels.
+        ``(C, P)`` float32, Cohen's f per contrast, mean 1 over parcels; None, for uniform weights, where
+        fewer than two groups are large enough.
     """
-    if not people.groups:
+    sizes = Counter(people.groups)
+    large = {group for group, n in sizes.items() if n >= MIN_GROUP}
+    if len(large) < 2:
+        if sizes:
+            LOGGER.info(
+                "uniform weights of parcels: groups %s, at least two of %d needed", dict(sizes), MIN_GROUP
+            )
         return None
+    chosen = [
+        (i, group) for i, group in zip(people.atlas_indices, people.groups, strict=True) if group in large
+    ]
     means = []
-    for index in people.atlas_indices:
+    for index, _ in chosen:
         pair = people.train.pair(index)
         volumes = np.moveaxis(pair.target, 0, -1)
-        means.append(parcel_means(volumes, people.template.atlas, pair.mask, labels))
-    table = np.stack(means)  # (N, 3, P)
+        table = parcel_means(volumes, people.template.atlas, pair.mask, labels)
+        has = np.array([contrast in pair.has_target for contrast in CONTRASTS])
+        means.append(np.where(has[:, None], table, np.nan))
+    table = np.stack(means)  # (N, C, P)
     # A parcel outside somebody's mask gets the mean over the others; one that nobody has differs in nobody.
     is_there = np.isfinite(table)
     typical = np.where(is_there, table, 0).sum(0) / np.maximum(is_there.sum(0), 1)
     table = np.where(is_there, table, typical)
-    codes = torch.from_numpy(np.unique(np.array(people.groups), return_inverse=True)[1])
-    sizes = torch.stack([effect_sizes(torch.from_numpy(table[:, c]), codes) for c in range(len(CONTRASTS))])
-    return (sizes / sizes.mean(1, keepdim=True).clamp_min(1e-9)).float()
+    codes = torch.from_numpy(np.unique([group for _, group in chosen], return_inverse=True)[1])
+    effects = [effect_sizes(torch.from_numpy(table[:, c]), codes) for c in range(len(CONTRASTS))]
+    stacked = torch.stack(effects)
+    return (stacked / stacked.mean(1, keepdim=True).clamp_min(1e-9)).float()
+
+
+def source_ranges(
+    pairs: PairSource, window: Window, indices: Sequence[int]
+) -> dict[str, dict[str, list[float]]]:
+    """Measure the sources of training people, for a model that says when a source is unlike them.
+
+    Parameters
+    ----------
+    pairs : PairSource
+        Training people.
+    window : Window
+        What the network sees.
+    indices : sequence of int
+        Pairs to measure.
+
+    Returns
+    -------
+    dict
+        See `gather_ranges`.
+    """
+    people = []
+    for index in indices:
+        pair = pairs.pair(index)
+        mask = window.crop(pair.mask)
+        template = scale_template(window.crop(pair.template), mask)
+        sources = {c: window.crop(pair.source[CONTRASTS.index(c)]) for c in SOURCES if c in pair.has_source}
+        people.append({c: describe_source(image, mask, template) for c, image in sources.items()})
+    return gather_ranges(people)
 
 
 def give_aids(

@@ -13,13 +13,14 @@ from pds_bids.bids.series import Series
 from pds_bids.config import Device, Ignore, RunConfig
 from pds_bids.devices import visible_gpus
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
-from pds_bids.interfaces.registration import RegisterT1w
+from pds_bids.interfaces.registration import RegisterT1w, ResampleT1w
+from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS
 from pds_bids.interfaces.template import FetchTemplate
-from pds_bids.modalities import Direction, Modality
+from pds_bids.modalities import MAP_UNITS, Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.bold import init_bold_wf
-from pds_bids.workflows.derivatives import init_series_derivatives_wf, save_synthetic
+from pds_bids.workflows.derivatives import init_series_derivatives_wf, save_synthetic, save_t1w
 from pds_bids.workflows.dwi import init_dwi_maps_wf, init_dwi_wf
 from pds_bids.workflows.nodes import connect_by_name, identity
 from pds_bids.workflows.precomputed import init_precomputed_wf
@@ -86,7 +87,7 @@ def init_session_wf(session: SessionPlan, plan: Plan, config: RunConfig) -> pe.W
     workflow = pe.Workflow(name=session.name)
     inputnode = identity(["template", "channels"], name="inputnode")
     threads = config.omp_nthreads or 1
-    anat = None
+    anat = anat_on_grid = None
     needs_anat = any(
         series is not None and session.derivatives(series.modality) is None
         for series in (session.bold, session.dwi)
@@ -99,8 +100,13 @@ def init_session_wf(session: SessionPlan, plan: Plan, config: RunConfig) -> pe.W
             mem_gb=1.5,
         )
         figure = init_anat_figure(session, config.output_dir)
+        anat_on_grid = pe.Node(ResampleT1w(), name="anat_on_grid", mem_gb=0.5)
+        save = save_t1w(session, bids_dir=plan.bids_dir, output_dir=config.output_dir)
         workflow.connect([
             (inputnode, anat, [("template", "template")]),
+            (inputnode, anat_on_grid, [("template", "template")]),
+            (anat, anat_on_grid, [("out_file", "in_file"), ("template2native", "template2native")]),
+            (anat_on_grid, save, [("out_file", "template_t1w")]),
             (inputnode, figure, [("template", "template")]),
             (anat, figure, [("out_file", "in_file"), ("mask", "mask"), ("gate", "gate")]),
             (anat, figure, [("template2native", "template2native")]),
@@ -115,6 +121,8 @@ def init_session_wf(session: SessionPlan, plan: Plan, config: RunConfig) -> pe.W
             workflow, session, plan, config, direction, direction.target in acquired
         )
         _connect_synthesis(workflow, inputnode, synthesis_wf, acquired, direction)
+        if anat_on_grid is not None:
+            workflow.connect(anat_on_grid, "out_file", synthesis_wf, "inputnode.t1w")
     return workflow
 
 
@@ -145,7 +153,7 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
 
     Outputs
     -------
-    stack, template_b0, template_mask
+    stack, template_b0, template_fa, template_md, template_mask
         On the model grid.
     mask, native2template
         Native, for the way back.
@@ -154,8 +162,8 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
     precomputed = session.derivatives(series.modality)
     has_t1w = session.t1w is not None and precomputed is None
     inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
-    outputs = ["stack", "template_b0", "template_mask", "mask", "native2template"]
-    outputnode = identity(outputs, name="outputnode")
+    outputs = ["stack", "template_b0", "template_fa", "template_md", "template_mask", "mask"]
+    outputnode = identity([*outputs, "native2template"], name="outputnode")
     read = series if precomputed is None else precomputed.applied_to(series)
     segments_wf = init_segments_wf(
         read,
@@ -284,12 +292,12 @@ def _add_synthesis(
         name=f"save_{direction}",
     )
     report_wf = init_synthetic_report_wf(session, direction, config.output_dir, has_acquired=has_acquired)
-    maps = ["mean", "std", "b0_mean", "b0_std"]
+    maps = SYNTHETIC_FIELDS
     fields = [*maps, *(f"native_{field}" for field in ["mask", *maps]), "metadata", "qc", "parcels"]
+    drawn = [f for f in maps if hasattr(report_wf.get_node("inputnode").inputs, f)]
     workflow.connect([
         (synthesis_wf, save, [(f"outputnode.{f}", f) for f in fields if hasattr(save.inputs, f)]),
-        (synthesis_wf, report_wf, [("outputnode.mean", "inputnode.mean")]),
-        (synthesis_wf, report_wf, [("outputnode.std", "inputnode.std")]),
+        (synthesis_wf, report_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in drawn]),
     ])  # fmt: skip
     return synthesis_wf
 
@@ -310,15 +318,22 @@ def _connect_synthesis(
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
         (source_wf, save, [("outputnode.template_mask", "mask")] if hasattr(save.inputs, "mask") else []),
+        (inputnode, report_wf, [("template", "inputnode.template")]),
         (source_wf, report_wf, [("outputnode.stack", "inputnode.source")]),
         (source_wf, report_wf, [("outputnode.template_mask", "inputnode.mask")]),
     ])  # fmt: skip
     if target_wf is not None:
         handed_on = [("stack", "acquired"), ("template_b0", "acquired_b0")]
+        handed_on += [("template_fa", "acquired_fa"), ("template_md", "acquired_md")]
         handed_on.append(("template_mask", "acquired_mask"))
         workflow.connect([
             (target_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
             (target_wf, report_wf, [("outputnode.stack", "inputnode.acquired")]),
+            (target_wf, report_wf, [
+                (f"outputnode.template_{c}", f"inputnode.{c}_acquired")
+                for c in direction.targets
+                if c in MAP_UNITS
+            ]),
         ])  # fmt: skip
 
 

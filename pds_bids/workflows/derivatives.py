@@ -8,9 +8,11 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from pds_bids.bids.derivatives import Precomputed
-from pds_bids.bids.names import modalities_of, output_path
+from pds_bids.bids.metadata import split_name
+from pds_bids.bids.names import output_path
 from pds_bids.bids.series import Series
 from pds_bids.bids.sidecars import (
+    MAP_UNITS_TEXT,
     RAW,
     Provenance,
     acquired_sidecar,
@@ -42,6 +44,7 @@ SEGMENT_COLUMNS = {
     "b_values_s_mm2": {"Description": "b-values of the volumes, rounded to 50", "Units": "s/mm^2"},
     "n_b0": {"Description": "Share of b = 0 volumes"},
 }
+SHELL_UNITS = "arbitrary: those of the scan, after bias correction"
 PARCEL_TEXT = "Mean of each parcel inside the brain mask; one row per segment, one column per parcel"
 
 
@@ -220,8 +223,9 @@ def save_series(
         sidecar = {"Description": "Head motion, one ITK transform per volume"}
         outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
+        shells = image("shells", in_template=False) | {"Units": SHELL_UNITS}
         outputs += [
-            _Output("shells", "shells", sidecar=image("shells", in_template=False), more="shells_json"),
+            _Output("shells", "shells", sidecar=shells, more="shells_json"),
             *(_map_output(key, raws, in_template=there) for key in ("fa", "md") for there in (False, True)),
             _Output("b0", "b0", sidecar=image("b0", in_template=False)),
             _Output("b0", "template_b0", True, volumes=Volumes.FIRST, sidecar=image("b0", in_template=True)),
@@ -234,7 +238,7 @@ def save_series(
 def _map_output(key: str, sources: list[str], *, in_template: bool) -> _Output:
     """Return the output of a tensor map."""
     sidecar = acquired_sidecar(key, sources, in_template=in_template, reference=sources[0])
-    sidecar["Units"] = {"fa": "1", "md": "mm^2/s"}[key]
+    sidecar["Units"] = MAP_UNITS_TEXT[key]
     return _Output(key, f"template_{key}" if in_template else key, in_template, sidecar=sidecar)
 
 
@@ -268,8 +272,8 @@ def save_synthetic(
     Returns
     -------
     Node
-        Its inputs: mean, std, b0_mean, b0_std, each also with native_ before it; mask, native_mask, qc,
-        parcels, metadata.
+        Its inputs: mean, std, b0_mean, b0_std, fa_mean and so on, each also with ``native_`` before it; mask,
+        native_mask, qc, parcels, metadata.
     """
     acquired, precomputed = session.series(direction.source), session.derivatives(direction.source)
     if acquired is None:
@@ -287,10 +291,10 @@ def save_synthetic(
             ("synthetic_segments", "mean", Volumes.REST),
             ("synthetic_std", "std", Volumes.FIRST),
         ]
-        if direction.target is Modality.DWI:
+        for contrast in direction.targets[1:]:
             kinds += [
-                ("synthetic_b0", "b0_mean", Volumes.FIRST),
-                ("synthetic_b0std", "b0_std", Volumes.FIRST),
+                (f"synthetic_{contrast}", f"{contrast}_mean", Volumes.FIRST),
+                (f"synthetic_{contrast}std", f"{contrast}_std", Volumes.FIRST),
             ]
         for key, field, volumes in kinds:
             sidecar = synthetic_sidecar(key, provenance, in_template=in_template, reference=raw)
@@ -313,13 +317,30 @@ def save_synthetic(
     return node
 
 
+def save_t1w(session: SessionPlan, *, bids_dir: Path, output_dir: Path, name: str = "save_t1w") -> pe.Node:
+    """Return the node that writes the T1w image on the model grid; its input: template_t1w.
+
+    Raises
+    ------
+    ValueError
+        If the session has none.
+    """
+    if session.t1w is None:
+        raise ValueError(f"{session.label}: no T1w image to write")
+    sources = [bids_uri(session.t1w, bids_dir, RAW)]
+    sidecar = acquired_sidecar("t1w", sources, in_template=True) | {"BiasCorrected": "N4"}
+    entities = split_name(session.t1w.name)[0]
+    outputs = [_Output("t1w", "template_t1w", True, sidecar=sidecar)]
+    return _node(name, outputs, entities, None, output_dir, "", like=session.t1w)
+
+
 def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list[Path]:
     """Return what must exist, relative to the output folder, before a session counts as done."""
     required = []
     for direction in session.directions:
         entities = session.entities_of(direction)
         keys = ["synthetic", "synthetic_segments", "synthetic_std", "synthetic_mask"]
-        keys += [key for key in ("synthetic_b0", "synthetic_b0std") if direction.target in modalities_of(key)]
+        keys += [f"synthetic_{c}{end}" for c in direction.targets[1:] for end in ("", "std")]
         for space in output_spaces:
             for key in keys:
                 path = output_path(key, entities, direction.target, in_template=space == TEMPLATE_SPACE)
@@ -341,7 +362,7 @@ def _node(
     name: str,
     outputs: list[_Output],
     entities: dict[str, str],
-    modality: Modality,
+    modality: Modality | None,
     output_dir: Path,
     atlas: str,
     *,

@@ -3,7 +3,7 @@
 from nipype.pipeline import engine as pe
 
 from pds_bids.interfaces.quality import Fidelity, ParcelTable
-from pds_bids.interfaces.synthesis import NameSources, Synthesize, SyntheticToNative
+from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS, NameSources, Synthesize, SyntheticToNative
 from pds_bids.modalities import MODALITIES, Direction
 from pds_bids.workflows.nodes import identity
 
@@ -58,18 +58,20 @@ def init_synthesis_wf(
     ------
     source, source_b0, mask
         4D on the model grid: overall mean, then segments; brain mask.
+    t1w
+        The person's T1w on the model grid, when there is one.
     native_mask, native2template
         Of the source, for the way back.
     template, channels
         From `FetchTemplate`.
-    acquired, acquired_b0, acquired_mask
+    acquired, acquired_b0, acquired_fa, acquired_md, acquired_mask
         Target on the model grid, when it was acquired.
 
     Outputs
     -------
-    mean, std, b0_mean, b0_std
+    mean, std, b0_mean, b0_std, fa_mean, fa_std, md_mean, md_std
         4D on the model grid.
-    native_mean, native_std, native_b0_mean, native_b0_std, native_mask
+    native_mean, native_std, native_b0_mean, ..., native_mask
         4D on the grid of the source, and where there is a prediction.
     metadata
         Model, seeds, device.
@@ -79,9 +81,10 @@ def init_synthesis_wf(
         Parcel means of every segment.
     """
     workflow = pe.Workflow(name=name)
-    maps = ["mean", "std", "b0_mean", "b0_std"]
-    inputs = ["source", "source_b0", "mask", "native_mask", "native2template", "template", "channels"]
-    inputnode = identity([*inputs, "acquired", "acquired_b0", "acquired_mask"], name="inputnode")
+    maps = SYNTHETIC_FIELDS
+    inputs = ["source", "source_b0", "t1w", "mask", "native_mask", "native2template", "template", "channels"]
+    acquired = ["acquired", "acquired_b0", "acquired_fa", "acquired_md", "acquired_mask"]
+    inputnode = identity([*inputs, *acquired], name="inputnode")
     native = [f"native_{field}" for field in ["mask", *maps]]
     outputnode = identity([*maps, *native, "metadata", "qc", "parcels"], name="outputnode")
 
@@ -101,7 +104,7 @@ def init_synthesis_wf(
         n_procs=1 if use_gpu else omp_nthreads,
         mem_gb=2,
     )
-    contrasts = [str(contrast) for contrast in MODALITIES[direction.source].contrasts]
+    contrasts = [str(contrast) for contrast in MODALITIES[direction.source].sources]
     sources = pe.Node(NameSources(contrasts=contrasts), name="sources", run_without_submitting=True)
     to_native = pe.Node(SyntheticToNative(), name="to_native", mem_gb=0.5)
     parcels = pe.Node(ParcelTable(), name="parcels", mem_gb=0.5)
@@ -112,7 +115,7 @@ def init_synthesis_wf(
     )
     shared = [(field, field) for field in maps]
     workflow.connect([
-        (inputnode, sources, [("source", "first"), ("source_b0", "second")]),
+        (inputnode, sources, [("source", "first"), ("source_b0", "second"), ("t1w", "t1w")]),
         (sources, synthesize, [("sources", "sources")]),
         (inputnode, synthesize, [("mask", "mask"), ("channels", "template")]),
         (inputnode, to_native, [("native_mask", "mask"), ("native2template", "native2template")]),
@@ -120,8 +123,9 @@ def init_synthesis_wf(
         (synthesize, to_native, shared),
         (synthesize, parcels, [("mean", "in_file")]),
         (inputnode, parcels, [("mask", "mask"), ("template", "template")]),
-        (synthesize, fidelity, [("mean", "mean"), ("std", "std"), ("b0_mean", "b0_mean")]),
-        (inputnode, fidelity, [("source", "source"), ("source_b0", "source_b0"), ("mask", "mask")]),
+        (synthesize, fidelity, [(f, f) for f in ("mean", "std", "b0_mean", "fa_mean", "md_mean")]),
+        (inputnode, fidelity, [(f, f) for f in ("source", "source_b0", "t1w", "mask")]),
+        (synthesize, fidelity, [("metadata", "metadata")]),
         (inputnode, fidelity, [("template", "template"), ("channels", "channels")]),
         (synthesize, outputnode, [*shared, ("metadata", "metadata")]),
         (to_native, outputnode, [(field, f"native_{field}") for field in ["mask", *maps]]),
@@ -129,6 +133,5 @@ def init_synthesis_wf(
         (fidelity, outputnode, [("out_file", "qc")]),
     ])  # fmt: skip
     if has_acquired:
-        fields = ["acquired", "acquired_b0", "acquired_mask"]
-        workflow.connect([(inputnode, fidelity, [(field, field) for field in fields])])
+        workflow.connect([(inputnode, fidelity, [(field, field) for field in acquired])])
     return workflow

@@ -12,12 +12,13 @@ from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.pepolar import Blip, field_from_blips
 from pds_bids.imaging.undistort import undistorted
 from pds_bids.phantom.bold import bold_series
+from pds_bids.phantom.coil import coil_field
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.dwi import dwi_series
-from pds_bids.phantom.epi import EpiOptions, Readout, coil_field, named_draws, remap, rician
+from pds_bids.phantom.epi import EpiOptions, Readout, ghosted, named_draws, remap, rician
 from pds_bids.phantom.fluctuations import BoldOptions
 from pds_bids.phantom.moving_head import evaluate, finer_along, head_lattice, spline
-from pds_bids.phantom.tissue import BRAIN
+from pds_bids.phantom.tissue import BRAIN, Tissue
 
 NOTHING = BoldOptions.constant(discarded=60)
 SHARP = replace(EpiOptions.ideal(), psf_voxels=1.0, oversampling=2)
@@ -60,7 +61,8 @@ def test_remap_wants_the_ends_of_all_cells():
 
 
 @pytest.mark.parametrize("direction", ["i", "i-", "j", "j-"])
-def test_known_distortion_is_undone_with_the_true_field(person, seen, epi_grid, direction):
+def test_known_distortion_is_undone_with_the_true_field(scanned, epi_grid, direction):
+    person, seen, coil = scanned
     epi = replace(SHARP, readout_s=0.04, field_strength=0.8, phase_encoding=direction)
     series, truth = bold_series(
         np.random.default_rng(0), person, seen, np.zeros((1, 6)), BoldProtocol(), epi, NOTHING, grid=epi_grid
@@ -76,7 +78,8 @@ def test_known_distortion_is_undone_with_the_true_field(person, seen, epi_grid, 
         np.abs(x - truth.mean)[brain] / truth.mean[brain].mean() for x in (series[..., 0], fixed)
     )
     assert np.percentile(before, 99) > 0.05
-    assert np.percentile(after, 99) < 0.02
+    # Interpolation between voxels of 5 mm cannot follow grain.
+    assert np.percentile(after, 99) < (0.03 if coil == 1 else 0.02)
     wrong = undistorted(series[..., 0], epi_grid, -truth.field_hz, epi.encoding)
     assert np.abs(wrong - truth.mean)[brain].mean() > 1.5 * np.abs(series[..., 0] - truth.mean)[brain].mean()
 
@@ -96,10 +99,11 @@ def test_opposite_directions_shift_to_opposite_sides(epi_grid):
         np.testing.assert_allclose(places[direction] - still, to, atol=1e-3)
 
 
-def test_pair_of_opposite_directions_tells_the_field(person, seen, epi_grid):
+def test_pair_of_opposite_directions_tells_the_field(scanned, epi_grid):
+    person, seen, coil = scanned
     blips = []
     for seed, direction in enumerate(("j", "j-")):
-        epi = EpiOptions(readout_s=0.06, phase_encoding=direction, field_strength=2.0, noise=0.02)
+        epi = EpiOptions(readout_s=0.06, phase_encoding=direction, field_strength=2.0, noise=0.02, coil=coil)
         series, truth = dwi_series(
             np.random.default_rng(seed),
             person,
@@ -118,7 +122,45 @@ def test_pair_of_opposite_directions_tells_the_field(person, seen, epi_grid):
     )
     error = 0.06 * (found.hz - truth.field_hz)[brain]
     assert np.abs(error - np.median(error)).mean() < 0.2
-    assert np.corrcoef(found.hz[brain], truth.field_hz[brain])[0, 1] > 0.8
+    assert np.corrcoef(found.hz[brain], truth.field_hz[brain])[0, 1] > (0.7 if coil == 1 else 0.8)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_ghost_is_that_of_odd_and_even_lines_of_different_phase(rng, axis):
+    volume = rng.random((12, 16, 3))
+    lines = np.fft.fft(volume, axis=axis)
+    phase = np.arcsin(0.3) * (-1.0) ** np.arange(volume.shape[axis])
+    lines *= np.exp(1j * phase).reshape([-1 if k == axis else 1 for k in range(3)])
+    np.testing.assert_allclose(ghosted(volume, axis, 0.3), np.abs(np.fft.ifft(lines, axis=axis)), rtol=1e-6)
+
+
+def test_ghost_of_a_series_lies_half_a_field_of_view_away(person, seen_voxels, epi_grid):
+    def run(**changes):
+        epi = replace(EpiOptions.ideal(), phase_encoding="i", **changes)
+        rng = np.random.default_rng(0)
+        return bold_series(rng, person, seen_voxels, np.zeros((1, 6)), BoldProtocol(), epi, NOTHING)[0]
+
+    clean, ghost = run()[..., 0], run(ghost=0.04)[..., 0]
+    dark = clean == 0
+    np.testing.assert_allclose(
+        ghost[dark], 0.04 * np.roll(clean, clean.shape[0] // 2, 0)[dark], rtol=1e-5, atol=1e-6
+    )
+    assert ghost[dark].max() > 0.01
+
+
+@pytest.mark.parametrize(("direction", "voxels", "field_t"), [("j", -6, 3.0), ("j-", 6, 3.0), ("i", -3, 1.5)])
+def test_fat_of_the_scalp_is_shifted_along_the_phase_encoding(seen_voxels, direction, voxels, field_t):
+    # 434 Hz at 3 T and a readout of 6 / 434 s: six voxels towards the start, three at 1.5 T.
+    epi = replace(EpiOptions.ideal(), readout_s=6 / 434, phase_encoding=direction, fat=0.05)
+    grid = seen_voxels.grid
+    readout = Readout.of(seen_voxels, grid, epi, field_t)
+    volume = readout.volume(np.zeros(grid.shape, np.float32), np.eye(4))
+    scalp = np.where(seen_voxels.share(*BRAIN) > 0, 0, seen_voxels.share(Tissue.SOFT))
+    assert scalp.max() > 0.9
+    np.testing.assert_allclose(volume, 0.05 * np.roll(scalp, voxels, epi.encoding.axis), atol=1e-5)
+    weighted = readout.volume(np.zeros(grid.shape, np.float32), np.eye(4), np.full(grid.shape, 2.0))
+    np.testing.assert_allclose(weighted, 2 * volume, rtol=1e-5)
+    assert not readout.undistorted(np.zeros(grid.shape)).any(), "the truth has no fat"
 
 
 def test_field_moves_with_the_head(epi_grid):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 from cohort_tree import person, template, write_person, write_tree
 
 from pds_bids.exceptions import NothingSelectedError, UsageError
-from pds_bids.modalities import CONTRASTS, Contrast
+from pds_bids.inference.prepare import Window
+from pds_bids.modalities import CONTRASTS, MAP_UNITS, Contrast, Direction
 from pds_bids.template import MODEL_GRID
 from pds_bids.training.cohort import (
     CohortPairs,
@@ -16,7 +18,7 @@ from pds_bids.training.cohort import (
     load_cohort,
     read_diagnoses,
 )
-from pds_bids.training.data import Split
+from pds_bids.training.data import Split, make_example
 from pds_bids.training.statistics import parcel_weights
 
 
@@ -52,10 +54,26 @@ def test_pairs_are_the_acquired_images(tree):
     mask = masks["bold"] & masks["dwi"]
     np.testing.assert_array_equal(pair.mask, mask)
     for contrast in CONTRASTS:
-        expected = np.where(mask, images[contrast] / images[contrast][mask].mean(), 0)
+        unit = MAP_UNITS.get(contrast) or images[contrast][mask].mean()
+        expected = np.where(mask, images[contrast] / unit, 0)
         np.testing.assert_allclose(pair.source[CONTRASTS.index(contrast)], expected, atol=1e-4)
     assert pair.target is pair.source
     assert pair.name == "sub-01"
+
+
+def test_what_is_not_there_is_neither_read_nor_learned(tmp_path):
+    write_person(tmp_path, "01", without="fa")
+    write_person(tmp_path, "02", without="t1w")
+    visits, left_out = find_visits(tmp_path)
+    assert not left_out
+    pairs = CohortPairs(visits, template(), 1)
+    lacking = [set(Contrast) - pairs.pair(index).has_target for index in range(2)]
+    assert lacking == [{Contrast.FA}, {Contrast.T1W}]
+    window = Window((4, 4, 4), (56, 64, 56))
+    example = make_example(pairs.pair(0), window, Direction.BOLD2DWI)
+    assert example["given"].tolist() == [1, 1, 1, 0, 1, 1]
+    assert example["present"].tolist() == [1, 0, 0, 0, 0, 1]
+    assert make_example(pairs.pair(1), window, Direction.BOLD2DWI)["present"].tolist() == [1, 0, 0, 0, 0, 0]
 
 
 def test_every_round_holds_everybody_once(tree):
@@ -121,7 +139,7 @@ def test_fingerprint_follows_the_data(tmp_path):
     assert fingerprint(find_visits(tmp_path)[0]) != before
 
 
-def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path):
+def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path, caplog):
     """BOLD of patients is brighter in parcel 2, and nothing else differs systematically."""
     for number in range(1, 9):
         is_patient = number % 2 == 0
@@ -129,12 +147,20 @@ def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path):
     rows = ["participant_id\tdiagnosis"] + [f"sub-{n:02d}\t{'NC' if n % 2 else 'AD'}" for n in range(1, 9)]
     (tmp_path / "participants.tsv").write_text("\n".join(rows) + "\n")
     people = load_cohort(tmp_path, template(), 1, tmp_path / "people.tsv", diagnoses=read_diagnoses(tmp_path))
-    weights = parcel_weights(people, [1, 2, 3])
+    # Each of them five times, in place of the many people that weights need.
+    many = replace(people, atlas_indices=[*people.atlas_indices] * 5, groups=[*people.groups] * 5)
+    weights = parcel_weights(many, [1, 2, 3])
     bold = weights[CONTRASTS.index(Contrast.BOLD)]
     assert bold.argmax() == 1
     assert bold[1] > 3 * bold[[0, 2]].max()
     torch.testing.assert_close(weights.mean(1), torch.ones(3))
     assert json.dumps(people.description)
+    with caplog.at_level("INFO", "pds_bids.training"):
+        assert parcel_weights(people, [1, 2, 3]) is None
+    assert "at least two of 10 needed" in caplog.text
+    # A few people of a third group neither stop the others from counting nor count themselves.
+    mixed = replace(many, atlas_indices=[*many.atlas_indices, 0], groups=[*many.groups, "MCI"])
+    torch.testing.assert_close(parcel_weights(mixed, [1, 2, 3]), weights)
 
 
 def test_no_diagnoses_no_weights(tree, tmp_path):
