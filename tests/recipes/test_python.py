@@ -17,7 +17,7 @@ MNI = "space-MNI152NLin2009cAsym"
 
 @pytest.fixture(scope="module")
 def phantom(make_phantoms):
-    return make_phantoms(participants=1, missing="dwi", with_t1w=False)
+    return make_phantoms(participants=1, missing="dwi")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,9 @@ def test_synthesize_after_fmriprep_is_the_app(phantom, fmriprep, python, tmp_pat
     # One of Nipype's own plugins; the other recipe runs under MultiProc.
     options = ("--participant-label", "01", "--n-segments", 2, "--plugin", "Linear")
     python(recipe, fmriprep, tmp_path / "recipe", *options)
-    for end in ("", "+std", "+segments", "+b0"):
-        name = f"{MNI}_res-3_desc-synthetic{end}_dwiref.nii.gz"
+    ends = [f"desc-synthetic{end}_dwiref" for end in ("", "+std", "+segments", "+b0")]
+    for end in (*ends, "model-tensor_param-fa_desc-synthetic_dwimap"):
+        name = f"{MNI}_res-3_{end}.nii.gz"
         ours = voxels(tmp_path / "out", f"sub-01_{name}")
         np.testing.assert_array_equal(voxels(tmp_path / "recipe", name), ours, err_msg=name)
         assert ours.any()
