@@ -1,4 +1,4 @@
-"""The graphs for workflows of others: whole without a value for any input, and what the GPU scheduler sees."""
+"""The graphs for workflows of others: whole without any input, and what the GPU scheduler sees."""
 
 from pathlib import Path
 
