@@ -198,7 +198,7 @@ class NameSynthetic(SimpleInterface):
         stem = f"space-{SPACE}_res-3"
         description = f"SYNTHETIC {target} predicted from {Modality(target).other} by pds-bids; not acquired"
         ref = f"{target}ref"
-        outputs = [
+        outputs: list[tuple[str, str, str, int | slice]] = [
             ("synthetic", "mean", f"desc-synthetic_{ref}", 0),
             ("std", "std", f"desc-synthetic+std_{ref}", 0),
             ("segments", "mean", f"desc-synthetic+segments_{ref}", slice(1, None)),
