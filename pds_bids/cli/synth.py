@@ -89,7 +89,6 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--source {', '.join(sorted(foreign))} cannot serve for --target {arguments.target}"
         )
     # PyTorch takes seconds to load and reads the number of threads when it does.
-    import numpy as np
     import torch
 
     from pds_bids.inference.synthesize import choose_device
@@ -106,6 +105,7 @@ def _run_on(
     sources: dict[Contrast, Path],
     direction: Direction,
 ) -> None:
+    import numpy as np
     import torch
 
     from pds_bids.inference.bundle import load_bundle
