@@ -1,83 +1,61 @@
-"""Fine rigid alignment of two averages of different contrast inside one brain, by the directions of edges.
+"""Fine rigid alignment of two averages of different contrast inside one brain.
 
-Where tissues meet, both images have an edge along the same normal, whichever side is bright. Only directions
-are compared, weakly where an edge is weak: a receive field changes hardly any of them, and no intensity has
-to be a function of another.
-A regression of intensities was in use before: in a steep receive field it ended up to
-0.8 mm off, where this is 0.1 mm off.
+The intensity of one image is a smooth function of the intensity of the other, as long as one looks inside
+the brain: there, dark in a diffusion-weighted image is fluid; outside, it is fluid, bone or air, which no
+function of intensity tells apart. Function, receive fields and pose are fitted together, by least squares
+with Tukey weights. Mutual information of the whole head is drawn by the rim of fluid: on simulated heads it
+ended 0.25 mm (b = 1000) and 0.5 mm (b = 3000) from the truth, this 0.08 and 0.12 mm.
 
 References
 ----------
-Haber and Modersitzki 2006, 10.1007/11866763_89 (normalised gradient fields).
+Roche, Pennec, Malandain and Ayache 2001, 10.1109/42.959301 (regression of intensities, alternated with pose).
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from numpy.polynomial import chebyshev
+from scipy import ndimage
 
 from pds_bids.exceptions import DataError
-from pds_bids.imaging.gauss_newton import ARC_MM, choose_points
+from pds_bids.imaging.gauss_newton import (
+    ARC_MM,
+    GAIN_MM,
+    TUKEY,
+    choose_points,
+    small_motion,
+)
 from pds_bids.imaging.grid import Grid, apply_affine
-from pds_bids.imaging.masks import eroded, rough_brain_mask
-from pds_bids.imaging.rigid import grid_centre, matrices_to_parameters
+from pds_bids.imaging.rigid import grid_centre
 from pds_bids.imaging.sampler import Level, Sampler
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["inner_brain", "refine_across"]
 
-__all__ = ["Refined", "inner_brain", "refine_across"]
-
-# The first ones find the way; fine edges alone were lost 3 mm off. The last is on a lattice of half voxels;
-# with more smoothing fluid mixes into tissue: 1.2 mm left 0.21 mm, this 0.16 mm.
-LEVELS = (
-    Level(6.0, 1.5, step=0.8, n_points=5_000, n_iterations=20),
-    Level(3.0, 0.8, step=0.8, n_points=10_000, n_iterations=20),
-    Level(0.8, 0.4, step=1.25, n_points=40_000, n_iterations=40),
-)
-# The rim that is left out (mm): the edge of the brain is fluid in one image and tissue in the other.
-RIM_MM = 6.0
-# Farther from its start a result is astray.
-FARTHEST_MM = 6.0
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """Where one contrast lies in the other.
-
-    Parameters
-    ----------
-    pose : ndarray
-        ``(4, 4)`` point map from the fixed to the moving image.
-    similarity : float
-        Mean squared cosine between the gradients, less where these are weak: 0 to 1.
-    """
-
-    pose: np.ndarray
-    similarity: float
+LEVEL = Level(0.5, 0.4, step=1.25, n_points=60_000, n_iterations=15)
+# The rim that is left out, and the opening that cuts off eyes and scalp (mm).
+RIM_MM, NECK_MM = 6.0, 4.0
+DEGREE = 4
+TOLERANCE_MM = 1e-3
 
 
 def inner_brain(b0: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return where an image is brain without its rim, ``(X, Y, Z)`` bool; empty if it is no head."""
-    try:
-        return eroded(rough_brain_mask(b0, grid), grid, RIM_MM)
-    except DataError:
-        return np.zeros(grid.shape, bool)
+    """Return where an image is brain without its rim, ``(X, Y, Z)`` bool; empty if it is too thin."""
+    smooth = ndimage.gaussian_filter(b0, 2.0 / np.asarray(grid.zooms))
+    head = smooth > 0.25 * np.percentile(smooth, 98)
+    opened = ndimage.distance_transform_edt(_eroded(head, grid, NECK_MM) == 0, sampling=grid.zooms) <= NECK_MM
+    return _eroded(ndimage.binary_fill_holes(opened & head), grid, RIM_MM)
 
 
 def refine_across(
     fixed: np.ndarray, moving: np.ndarray, grid: Grid, mask: np.ndarray, start: np.ndarray
-) -> Refined:
+) -> tuple[np.ndarray, float]:
     """Align `moving` to `fixed` from a start within about two voxels.
 
     Parameters
     ----------
     fixed, moving : ndarray
-        ``(X, Y, Z)`` averages with little noise.
+        ``(X, Y, Z)`` averages with little noise; `moving` as a function of `fixed` should be single-valued (a
+        diffusion-weighted mean is one of b0, inside the brain).
     grid : Grid
         Of both.
     mask : ndarray
@@ -87,110 +65,82 @@ def refine_across(
 
     Returns
     -------
-    Refined
+    pose : ndarray
+        ``(4, 4)`` point map.
+    discarded : float
+        Share of the points whose intensities the rest contradicts (weight 0): high where one contrast is no
+        function of the other, and the pose not to be trusted.
 
     Raises
     ------
     DataError
-        If the mask holds too little structure, or the result is far from the start.
+        If the mask holds too little structure, or the iterations do not settle.
     """
     import torch
 
-    pair = torch.as_tensor(np.ascontiguousarray(np.stack([fixed, moving]), dtype=np.float32))
-    found = Refined(np.asarray(start, float), 0.0)
-    for level in LEVELS:
-        found = _aligned(pair, Sampler(grid, level, "cpu"), mask, grid_centre(grid), found.pose)
-    moved = matrices_to_parameters(np.linalg.inv(start)[None] @ found.pose, grid_centre(grid))[0]
-    distance_mm = float(np.linalg.norm(moved * np.repeat([1, ARC_MM], 3)))
-    if not distance_mm < FARTHEST_MM:
-        raise DataError(f"edges inside the brain lead {distance_mm:.1f} mm away from the start")
-    return found
+    sampler = Sampler(grid, LEVEL, "cpu")
+    pair = np.ascontiguousarray(np.stack([fixed, moving]), dtype=np.float32)
+    with torch.inference_mode():
+        images = sampler.smooth(torch.as_tensor(pair))
+        values = images[0].numpy().astype(float)
+        index = choose_points(values, mask, sampler, LEVEL.n_points)
+        points = apply_affine(sampler.lattice.vox2ras, np.stack(index, 1).astype(float))
+        slope = np.stack([g[index] for g in np.gradient(values)], 1) @ sampler.lattice.ras2vox[:3, :3]
+        model = _Model(values[index], slope, points - grid_centre(grid))
+        homogeneous = torch.as_tensor(np.column_stack([points, np.ones(len(points))]), dtype=torch.float32)
+        pose, weights = np.asarray(start, float)[None], np.ones(len(points))
+        for _ in range(LEVEL.n_iterations):
+            seen, inside = (x[0].numpy().astype(float) for x in sampler.read(images[1:], homogeneous, pose))
+            step, weights = model.step(seen, inside, weights)
+            pose = pose @ np.linalg.inv(small_motion(step[None], grid_centre(grid)))
+            if np.abs(step).max() < TOLERANCE_MM:
+                break
+    if np.abs(step).max() > 0.1:
+        raise DataError(f"alignment of two contrasts does not settle: last step {np.abs(step).max():.2g} mm")
+    return pose[0], float((weights == 0).mean())
 
 
-def _aligned(
-    pair: torch.Tensor, sampler: Sampler, mask: np.ndarray, centre: np.ndarray, start: np.ndarray
-) -> Refined:
-    """Align the second image of a pair to the first on one level."""
-    import torch
+class _Model:
+    """Moving intensity as a polynomial of the fixed one, with a gain that varies over the head."""
 
-    images = sampler.smooth(pair)
-    index = np.stack(choose_points(images[0].numpy().astype(float), mask, sampler, sampler.level.n_points), 1)
-    # On the lattice itself nothing is interpolated where nothing moves, which would favour no motion.
-    index = index + np.random.default_rng(0).uniform(-0.5, 0.5, index.shape)
-    edges = _Edges(sampler, apply_affine(sampler.lattice.vox2ras, index) - centre, centre)
-    here = edges.normals(images[:1], torch.eye(3), torch.zeros(3))
-    shift, turn = matrices_to_parameters(start[None], centre)[0, :3], start[:3, :3]
-    unknown = torch.zeros(6, requires_grad=True)
-    shift_now, turn_now = (torch.as_tensor(x, dtype=torch.float32) for x in (shift, turn))
+    def __init__(self, values: np.ndarray, slope: np.ndarray, arm: np.ndarray) -> None:
+        low, high = np.percentile(values, [0.5, 99.5])
+        unit = np.clip((2 * values - low - high) / (high - low), -1, 1)
+        inner = 2 / (high - low) * (np.abs(unit) < 1)
+        orders = np.eye(DEGREE + 1)
+        terms = [chebyshev.chebval(unit, order) for order in orders]
+        self._rates = [inner * chebyshev.chebval(unit, chebyshev.chebder(order)) for order in orders]
+        axes = [a for degree in (1, 2) for a in combinations_with_replacement(range(3), degree)]
+        fields = [np.prod(arm[:, a] / GAIN_MM, axis=1) for a in axes]
+        self._basis = np.stack(terms + [field * term for field in fields for term in terms[:2]], 1)
+        self._motion = np.concatenate([slope, np.cross(arm, slope) / ARC_MM], 1)
 
-    def dissimilarity() -> torch.Tensor:
-        there = edges.normals(images[1:], _rotation(unknown[3:] / ARC_MM) @ turn_now, shift_now + unknown[:3])
-        return -(here * there).sum(1).square().mean()
-
-    similarity = -_minimised(dissimilarity, unknown, sampler.level.n_iterations)
-    step = unknown.detach().numpy().astype(float)
-    pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_rotvec(step[3:] / ARC_MM).as_matrix() @ turn
-    pose[:3, 3] = centre + shift + step[:3] - pose[:3, :3] @ centre
-    return Refined(pose, similarity)
-
-
-class _Edges:
-    """Reads gradients of smoothed images around moving points."""
-
-    def __init__(self, sampler: Sampler, arm: np.ndarray, centre: np.ndarray) -> None:
-        import torch
-
-        self._lattice = sampler.lattice
-        reach = np.asarray(sampler.lattice.zooms).min() * np.concatenate([np.eye(3), -np.eye(3)])
-        self._arms = torch.as_tensor(arm[None] + reach[:, None], dtype=torch.float32)
-        scale = 2 / (np.asarray(sampler.lattice.shape) - 1)
-        ras2unit = np.diag([*scale, 1.0]) @ sampler.lattice.ras2vox
-        self._turn = torch.as_tensor(ras2unit[:3, :3], dtype=torch.float32)
-        self._offset = torch.as_tensor(apply_affine(ras2unit, centre) - 1, dtype=torch.float32)
-
-    def normals(self, image: torch.Tensor, turn: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """Return gradients, ``(P, 3)``, shortened towards 1 where they are strong and 0 where weak."""
-        import torch
-
-        unit = (self._arms @ turn.T + shift) @ self._turn.T + self._offset
-        values = torch.nn.functional.grid_sample(
-            image[None], unit.flip(-1)[None, None], padding_mode="border", align_corners=True
-        )[0, 0, 0]
-        gradient = (values[:3] - values[3:]).T
-        square = gradient.square().sum(1, keepdim=True)
-        return gradient / (square + square.detach().mean()).sqrt()
+    def step(
+        self, seen: np.ndarray, inside: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the step of the pose, ``(6,)`` mm, and the weights, ``(P,)``."""
+        for _ in range(3):
+            fit = _least_squares(self._basis, inside * weights, seen)
+            residual = seen - self._basis @ fit
+            weights = _tukey(residual)
+        # d moving / d fixed turns the slope of the fixed image into that of the moving one.
+        rate = sum(c * r for c, r in zip(fit[: DEGREE + 1], self._rates, strict=True))
+        design = np.concatenate([self._motion * np.asarray(rate)[:, None], self._basis], 1)
+        return _least_squares(design, inside * weights, residual)[:6], weights
 
 
-def _rotation(turn: torch.Tensor) -> torch.Tensor:
-    """Return the rotation matrix of a rotation vector."""
-    import torch
+def _least_squares(design: np.ndarray, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Solve weighted least squares, scaled so that one small ridge fits all columns."""
+    normal = design.T @ (design * weights[:, None])
+    scale = np.sqrt(np.maximum(np.diag(normal), 1e-12))
+    scaled = normal / np.outer(scale, scale) + 1e-8 * np.eye(len(scale))
+    return np.linalg.solve(scaled, (design.T @ (weights * values)) / scale) / scale
 
-    zero = torch.zeros(())
-    rows = [[zero, -turn[2], turn[1]], [turn[2], zero, -turn[0]], [-turn[1], turn[0], zero]]
-    return torch.matrix_exp(torch.stack([torch.stack(row) for row in rows]))
+
+def _eroded(mask: np.ndarray, grid: Grid, radius_mm: float) -> np.ndarray:
+    return ndimage.distance_transform_edt(mask, sampling=grid.zooms) > radius_mm
 
 
-def _minimised(objective: Callable[[], torch.Tensor], unknown: torch.Tensor, n_iterations: int) -> float:
-    """Minimise an objective of `unknown`, in place; return its value."""
-    import torch
-
-    # Values are near -0.1 and change by 1e-3 over a voxel, which the line search takes for converged.
-    scale = 1000.0
-    method = torch.optim.LBFGS(
-        [unknown],
-        max_iter=n_iterations,
-        tolerance_grad=1e-4,
-        tolerance_change=1e-6,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> torch.Tensor:
-        method.zero_grad()
-        value = scale * objective()
-        value.backward()
-        return value
-
-    method.step(closure)
-    with torch.no_grad():
-        return float(objective())
+def _tukey(residual: np.ndarray) -> np.ndarray:
+    scale = 1.4826 * np.median(np.abs(residual))
+    return np.clip(1 - (residual / max(TUKEY * scale, 1e-12)) ** 2, 0, None) ** 2
