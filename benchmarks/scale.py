@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py WORK --participants 2000 [--finished OUT]
 
-writes skeletons (names, sidecars, tables, images of a few voxels) into WORK, calls the app on them
-as a user does, and prints a table of CPU seconds; wall time depends on what else the machine does. ``--finished`` is the
-output folder of a real run, in which files per participant are counted.
+writes skeletons (names, sidecars, tables, images of a few voxels) into WORK, calls the app on them as a
+user does, and prints a table of CPU seconds; wall time depends on what else the machine does. In the output
+folder of a real run, ``--finished``, files per participant are counted.
 """
 
 import argparse

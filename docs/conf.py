@@ -1,6 +1,7 @@
 """Sphinx configuration; ``make docs`` builds with every warning an error."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 import graph_renderer  # noqa: E402 - own extension, found through the line above
 from nipype import logging as nipype_logging  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
 
 from pds_bids import __version__  # noqa: E402
 
@@ -103,3 +105,15 @@ html_copy_source = False
 
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
+
+
+def skip_generated(
+    _app: Sphinx, _what: str, name: str, _member: object, _skip: bool, _options: object
+) -> bool | None:
+    """Leave out the methods that scikit-learn adds to every estimator; they link to its own pages."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is not an extension."""
+    app.connect("autodoc-skip-member", skip_generated)

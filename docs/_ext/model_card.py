@@ -43,7 +43,8 @@ class ModelCards(Directive):
         if folder is not None:
             megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
             place = nodes.literal(text=f"pds_bids/data/models/{folder.name}/")
-            section += nodes.paragraph("", "In ", place, f", {megabytes:.1f} MB in all.")
+            size = nodes.Text(f", {megabytes:.1f} MB in all.")
+            section += nodes.paragraph("", "", nodes.Text("In "), place, size)
         plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
         if plain:
             section += _table([["", ""]], [[_words(key), value] for key, value in plain.items()])

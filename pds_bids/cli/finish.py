@@ -94,15 +94,19 @@ def rebuild_reports(config: RunConfig) -> int:
     Raises
     ------
     NothingSelectedError
-        If the folder holds no participant that was asked for.
+        If the folder holds no participant, or not all that were asked for.
     """
     from pds_bids.reports.assemble import assemble_report
 
     found = {path.name.removeprefix("sub-") for path in config.output_dir.glob("sub-*") if path.is_dir()}
-    wanted = sorted(found & set(config.participant_label) if config.participant_label else found)
-    if not wanted:
-        raise NothingSelectedError(f"{config.output_dir} holds no output of the participants asked for")
-    for participant in wanted:
+    absent = sorted(set(config.participant_label) - found)
+    if absent or not found:
+        missing = ", ".join(f"sub-{label}" for label in absent) or "any participant"
+        raise NothingSelectedError(
+            f"{config.output_dir} holds no output of {missing}; --reports-only takes the output folder of an "
+            "earlier run"
+        )
+    for participant in sorted(config.participant_label or found):
         print(assemble_report(config.output_dir, participant))
     return 0
 

@@ -31,6 +31,7 @@ from pds_bids.config import (
     options_from_toml,
 )
 from pds_bids.exceptions import UsageError
+from pds_bids.inference.card import SHIPPED, shipped_bundle
 
 __all__ = ["build_parser", "parse_args"]
 
@@ -67,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> RunConfig:
     given = vars(parser.parse_args(_with_hyphens(argv)))
     options: dict[str, Any] = {}
     if os.environ.get(MODEL_DIR_VARIABLE):
-        options["model_dir"] = os.environ[MODEL_DIR_VARIABLE]
+        options["model_dir"] = _bundle(os.environ[MODEL_DIR_VARIABLE])
     try:
         config_file = given.pop("config_file", None)
         if config_file is not None:
@@ -209,9 +210,10 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model-dir",
         "--weights",
-        type=Path,
-        metavar="DIR",
-        help=f"model bundle (default: ${MODEL_DIR_VARIABLE}, or else the one that ships with the package)",
+        type=_bundle,
+        metavar="NAME|DIR",
+        help="model bundle: a folder, or the name of one of the package: default, or small for slow machines "
+        f"(default: ${MODEL_DIR_VARIABLE}, or else that of the package for the method)",
     )
     group.add_argument(
         "--random-seed",
@@ -361,6 +363,11 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
         action="count",
         help="say more: once what is decided, twice every step of Nipype",
     )
+
+
+def _bundle(text: str) -> Path:
+    """Return the folder of a model bundle; `SHIPPED` names come before folders of that name."""
+    return shipped_bundle(text) if text in SHIPPED else Path(text)
 
 
 def _check_folders(config: RunConfig) -> None:

@@ -54,7 +54,8 @@ class Progress:
         self._start = now()
         self._lock, self._closed = RLock(), Event()
         self._bar = StatusBar(stream) if stream.isatty() else None
-        self.executed = 0
+        # Steps of all sessions together, such as the template, are not announced.
+        self.executed = self._counted = 0
         self._ticker = Thread(target=self._tick, name="progress", daemon=True)
         self._ticker.start()
 
@@ -98,6 +99,7 @@ class Progress:
     def _count(self, session: str, *, failed: bool, step: str) -> None:
         if session not in self._left:
             return
+        self._counted += 1
         left = self._left[session]
         # A step under a name that was not announced counts all the same.
         left[step if left[step] > 0 else next(iter(+left), step)] -= 1
@@ -106,8 +108,8 @@ class Progress:
             self._line(f"{_readable(session)}: FAILED at {step}; the other sessions go on")
         elif left.total() == 0 and session not in self._failed:
             # On a terminal the block says the rest.
-            rest = "" if self._bar else f" ({self._header()})"
-            self._line(f"{_readable(session)}: done{rest}")
+            rest = "" if self._bar else f"; {self._header()}"
+            self._line(f"{_readable(session)}: finished{rest}")
 
     def _line(self, text: str) -> None:
         self._stream.write(f"[{_clock(self._now() - self._start)}] {text}\n")
@@ -125,7 +127,7 @@ class Progress:
         parts = [f"{done} of {len(self._left)} sessions done", f"{len(running)} running"]
         parts += [f"{len(self._failed)} FAILED"] if self._failed else []
         parts += [f"{waiting} waiting"] if waiting > 0 else []
-        parts.append(f"{self.executed}/{self._total} steps")
+        parts.append(f"{self._counted}/{self._total} steps")
         if (left_s := self._seconds_left()) is not None:
             parts.append(f"{_duration(left_s)} left")
         if self._gpu_memory is not None and (said := self._gpu_memory.now()):

@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model-dir",
         type=Path,
         metavar="DIR",
-        help="model bundle; default: the one that ships with pds-bids",
+        help="model bundle; default: that of pds-bids for the method",
     )
     add("--method", default="unet", help="method of the bundle (default: %(default)s)")
     add("--output-dir", type=Path, required=True, metavar="DIR", help="folder for outputs; made when missing")
@@ -89,7 +89,6 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--source {', '.join(sorted(foreign))} cannot serve for --target {arguments.target}"
         )
     # PyTorch takes seconds to load and reads the number of threads when it does.
-    import numpy as np
     import torch
 
     from pds_bids.inference.synthesize import choose_device
@@ -106,6 +105,7 @@ def _run_on(
     sources: dict[Contrast, Path],
     direction: Direction,
 ) -> None:
+    import numpy as np
     import torch
 
     from pds_bids.inference.bundle import load_bundle
@@ -141,6 +141,8 @@ def _run_on(
         "VolumeSeeds": seeds,
         "Device": str(device),
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
+        "SourceWarnings": list(result.warnings),
+        "UncertaintyFactor": round(result.std_factor, 3),
         "Units": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
     _write(result, bundle.grid, description, arguments.output_dir)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from pds_bids.inference.bank import Bank
-from pds_bids.modalities import MODALITIES, TARGETS, Contrast, Direction
+from pds_bids.modalities import MAP_UNITS, MODALITIES, TARGETS, Contrast, Direction
 
 __all__ = ["Baselines", "fit_baselines"]
 
@@ -63,13 +63,15 @@ class Baselines:
         Returns
         -------
         dict of str to dict of Contrast to ndarray
-            ``source-<contrast>``, ``atlas``, ``cubic``, ``nearest`` and ``trees``; zero outside the mask.
+            ``source-<contrast>`` (no maps), ``atlas``, ``cubic``, ``nearest``, ``trees``; zero outside of the
+            mask.
         """
         atlas = {target: self._atlas(target) for target in self.targets}
         nearest = self.nearest(source, mask)
         features = tree_features(source, mask, self.bank, self.tissues, self.sources)
         rows: dict[str, dict[Contrast, np.ndarray]] = {
-            f"source-{name}": dict.fromkeys(self.targets, source[name]) for name in self.sources
+            f"source-{name}": {target: source[name] for target in self.targets if target not in MAP_UNITS}
+            for name in self.sources
         }
         rows["atlas"] = atlas
         rows["cubic"] = {

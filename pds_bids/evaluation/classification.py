@@ -65,14 +65,15 @@ def measure(found: Prediction, *, seed: int) -> Performance:
     def auc(chosen: np.ndarray) -> float:
         return area_under_curve(chosen[:, 0].astype(int), chosen[:, 2:])
 
-    intervals = [
+    balanced_accuracy, mean_f1, area = (
         bootstrap_interval(rows, seed=seed, statistic=statistic, n_resamples=N_RESAMPLES)
         if len(rows) > 1
         else Interval(statistic(rows), np.nan, np.nan)
         for statistic in (balanced, f1, auc)
-    ]
+    )
     recall = dict(zip(found.classes, _recalls(rows, n_classes).tolist(), strict=True))
-    return Performance(exact_interval(int(found.is_right.sum()), len(rows)), *intervals, recall)
+    accuracy = exact_interval(int(found.is_right.sum()), len(rows))
+    return Performance(accuracy, balanced_accuracy, mean_f1, area, recall)
 
 
 def area_under_curve(truth: np.ndarray, scores: np.ndarray) -> float:

@@ -5,6 +5,7 @@ has in common is no achievement of a model: an atlas has it too.
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,7 +167,13 @@ def bland_altman(acquired: np.ndarray, synthetic: np.ndarray) -> BlandAltman:
     return BlandAltman(bias, sd, bias - INTERVALS[95] * sd, bias + INTERVALS[95] * sd, slope, n)
 
 
-def cover(truth: np.ndarray, mean: np.ndarray, std: np.ndarray, mask: np.ndarray) -> dict[int, float]:
+def cover(
+    truth: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    mask: np.ndarray,
+    widths: Mapping[int, float] | None = None,
+) -> dict[int, float]:
     """Return which share of voxels lies in the 50, 80 and 95% intervals of a prediction.
 
     Parameters
@@ -175,6 +182,8 @@ def cover(truth: np.ndarray, mean: np.ndarray, std: np.ndarray, mask: np.ndarray
         Same shape and unit; `std` is the standard deviation that the model claims.
     mask : ndarray
         bool; voxels that count.
+    widths : mapping of int to float, optional
+        Half widths in standard deviations by percent, where the model says; otherwise those of a Gaussian.
 
     Returns
     -------
@@ -186,7 +195,10 @@ def cover(truth: np.ndarray, mean: np.ndarray, std: np.ndarray, mask: np.ndarray
         return dict.fromkeys(INTERVALS, float("nan"))
     error = np.abs(truth[mask].astype(np.float64) - mean[mask])
     spread = std[mask].astype(np.float64)
-    return {level: float(np.mean(error <= width * spread)) for level, width in INTERVALS.items()}
+    return {
+        level: float(np.mean(error <= width * spread))
+        for level, width in (INTERVALS | dict(widths or {})).items()
+    }
 
 
 def disturb_pattern(
@@ -200,7 +212,7 @@ def disturb_pattern(
 
     A model that has learned the atlas alone loses nothing when the pattern of parcel means is replaced by
     that of the group (``removed``), or exchanged for another person's (``randomised``). Adding ``d`` to all
-    voxels of a parcel changes its mean square error by ``2 d (synthetic - acquired) + d^2``, so no image is read.
+    voxels of a parcel changes its mean square error by ``2 d (synthetic - acquired) + d^2``.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ def check_duplicates(
         difference = np.where(shared, values[:row] - values[row], 0)
         is_equal = shared.any(1) & (np.abs(difference).max(1, initial=0) < 1e-9)
         is_alike = is_equal | (_correlations(values[:row], values[row], shared) > ALIKE)
-        for other in np.flatnonzero(is_alike):
+        for other in np.flatnonzero(is_alike).tolist():
             if people[other] != people[row] and place[other] != place[row]:
                 how = "the same values" if is_equal[other] else "patterns too alike for two people"
                 _refuse(people[other], people[row], f"have {how} in {int(shared[other].sum())} features")

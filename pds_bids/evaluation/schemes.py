@@ -137,8 +137,8 @@ def default_schemes() -> tuple[Scheme, ...]:
     schemes.append(Scheme("acquired both", both, both))
     schemes += [Scheme(f"synthetic {m}", one(m, synthetic), one(m, synthetic)) for m in (bold, dwi)]
     for modality, number in ((bold, "S1"), (dwi, "S3")):
-        parts = one(modality, synthetic), one(modality, acquired)
-        schemes.append(Scheme(f"train synthetic, test acquired {modality}", *parts, paper=number))
+        made, real = one(modality, synthetic), one(modality, acquired)
+        schemes.append(Scheme(f"train synthetic, test acquired {modality}", made, real, paper=number))
     mixed = {
         "synthetic both": pair(synthetic, synthetic),
         "acquired bold + synthetic dwi": pair(acquired, synthetic),
@@ -148,8 +148,8 @@ def default_schemes() -> tuple[Scheme, ...]:
         number = "S2" if name == "synthetic both" else "S7-S9"
         schemes.append(Scheme(f"train {name}, test acquired both", parts, both, paper=number))
     for modality, number in ((bold, "S4"), (dwi, "S6")):
-        parts = one(modality, acquired), one(modality, synthetic)
-        schemes.append(Scheme(f"train acquired, test synthetic {modality}", *parts, paper=number))
+        made, real = one(modality, synthetic), one(modality, acquired)
+        schemes.append(Scheme(f"train acquired, test synthetic {modality}", real, made, paper=number))
     for name, parts in mixed.items():
         number = "S5" if name == "synthetic both" else "S7-S9"
         schemes.append(Scheme(f"train acquired both, test {name}", both, parts, paper=number))

@@ -1,5 +1,6 @@
 """Synthetic against acquired, one person and contrast at a time: regions, parcels, claimed uncertainty."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from pds_bids.evaluation.metrics import mae, nrmse, psnr
 from pds_bids.exceptions import DataError
 from pds_bids.group.atlas import Atlas
 from pds_bids.group.images import Scan, load
-from pds_bids.modalities import CONTRASTS
+from pds_bids.modalities import CONTRASTS, MAP_UNITS
 from pds_bids.template import MODEL_GRID, Template
 
 __all__ = ["Comparison", "compare_scans"]
@@ -80,7 +81,7 @@ def compare_scans(
     mask = (load(acquired.mask) > 0) & (load(synthetic.mask) > 0)
     if not mask.any():
         raise DataError(f"{synthetic.image.name}: its mask does not meet that of {acquired.image.name}")
-    is_scaled = synthetic.contrast in set(CONTRASTS)
+    is_scaled = synthetic.contrast not in set(MAP_UNITS)
     truth, image = (_masked(load(scan.image), mask, is_scaled) for scan in (acquired, synthetic))
     x, y = truth[0], image[0]
     limits = data_range.get(synthetic.contrast, KNOWN_RANGES.get(synthetic.contrast, np.nan))
@@ -88,7 +89,7 @@ def compare_scans(
     if synthetic.std is not None:
         # The claimed deviation is in the unit of the image before it was divided by its mean.
         std = np.abs(load(synthetic.std)) / (image[1] if is_scaled else 1.0)
-        for level, share in cover(x, y, std, mask).items():
+        for level, share in cover(x, y, std, mask, _claimed_widths(synthetic)).items():
             scores[f"coverage{level}.brain"] = share
     size = max(atlas.labels) + 1
     index, labels = atlas.image[mask], sorted(atlas.labels)
@@ -102,6 +103,16 @@ def compare_scans(
     return Comparison(
         synthetic, scores, (mean(x[mask]), mean(y[mask])), mean(np.abs(error)), mean(error**2), n
     )
+
+
+def _claimed_widths(scan: Scan) -> dict[int, float]:
+    """Return half widths of intervals in standard deviations where the card of the model gives them."""
+    try:
+        text = scan.image.with_name(scan.image.name.split(".")[0] + ".json").read_text(encoding="utf-8")
+        widths = json.loads(text)["GenerativeModel"]["IntervalHalfWidthsInStd"][scan.contrast]
+        return {int(level): float(width) for level, width in widths.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _masked(image: np.ndarray, mask: np.ndarray, is_scaled: bool) -> tuple[np.ndarray, float]:
@@ -124,7 +135,7 @@ def _scores(
     contrast: str,
 ) -> dict[str, float]:
     scores = {}
-    # Those of the contrasts of a model card stand in the participant's quality file already.
+    # SSIM of the contrasts of a model card stands in the participant's quality file already.
     if np.isfinite(data_range) and contrast not in set(CONTRASTS):
         zoom_mm = MODEL_GRID.zooms[0]
         for name, value in score(image, truth, mask, data_range=data_range, zoom_mm=zoom_mm).items():
@@ -137,9 +148,11 @@ def _scores(
             continue
         scores[f"mae.{name}"] = mae(image, truth, mask=where)
         scores[f"nrmse.{name}"] = nrmse(image, truth, mask=where)
-        if name != "brain" and np.isfinite(data_range):
+        if np.isfinite(data_range):
             scores[f"psnr.{name}"] = psnr(image, truth, data_range=data_range, mask=where)
     # Zero outside the mask in both: the whole volume has the error of the brain, spread over more voxels.
+    if np.isfinite(data_range):
+        scores["psnr.whole"] = psnr(image, truth, data_range=data_range)
     scores["mae.whole"] = mae(image, truth)
     scores["nrmse.whole"] = nrmse(image, truth)
     return scores

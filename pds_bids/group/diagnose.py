@@ -13,7 +13,7 @@ from pds_bids.evaluation.schemes import Blocks, Input, Origin, Scheme, default_s
 from pds_bids.evaluation.statistics import holm
 from pds_bids.exceptions import DataError
 from pds_bids.group.controls import covariates_alone, cross_site, permuted_labels
-from pds_bids.group.features import gather_blocks, gather_voxels
+from pds_bids.group.features import acquired_parcels, gather_blocks, gather_voxels
 from pds_bids.group.participants import Measured
 from pds_bids.group.rows import Question, result_row
 from pds_bids.modalities import Modality
@@ -106,6 +106,7 @@ def diagnose(
         rows += _all_schemes(features, kind, question)
         if not kind.reads_voxels:
             rows += _more_contrasts(own, cohort, contrasts, kind, question)
+            rows += _single_contrasts(own, cohort, kind, question)
     rows += covariates_alone(cohort, question)
     rows += cross_site(own, cohort, question)
     if progress and question.n_permutations:
@@ -149,6 +150,23 @@ def _more_contrasts(
             wider = Cohort(blocks, cohort.labels, cohort.folds, cohort.covariates)
             found = predict(wider, scheme, kind, seed=question.seed)
             rows.append(result_row(scheme, found, kind, wider, question))
+    return rows
+
+
+def _single_contrasts(
+    measured: Sequence[Measured], cohort: Cohort, kind: Classifier, question: Question
+) -> list[dict[str, Any]]:
+    """Return classifiers of one acquired contrast each: many features beside the telling ones hide these."""
+    _, contrasts = gather_blocks(measured, question.people, all_acquired=True)
+    rows = []
+    for modality, names in contrasts.items():
+        parts = (Input(modality, Origin.ACQUIRED),)
+        for name in names if len(names) > 1 else ():
+            table = acquired_parcels(measured, name)
+            alone = replace(cohort, blocks=Blocks(cohort.blocks.people, {(modality, Origin.ACQUIRED): table}))
+            scheme = Scheme(f"acquired {name} alone", parts, parts)
+            found = predict(alone, scheme, kind, seed=question.seed)
+            rows.append(result_row(scheme, found, kind, alone, question, family="single contrast"))
     return rows
 
 

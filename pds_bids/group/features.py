@@ -9,7 +9,7 @@ from pds_bids.group.participants import Measured
 from pds_bids.group.people import People
 from pds_bids.modalities import Modality
 
-__all__ = ["gather_blocks", "gather_voxels"]
+__all__ = ["acquired_parcels", "gather_blocks", "gather_voxels"]
 
 Table = dict[tuple[Modality, Origin], np.ndarray]
 
@@ -57,6 +57,12 @@ def gather_blocks(
                 parts = [_column(measured, name, str(origin), width) for name in names]
                 tables[modality, origin] = np.concatenate(parts, 1)
     return Blocks(tuple(people.person_of(person.label) for person in measured), tables), contrasts
+
+
+def acquired_parcels(measured: Sequence[Measured], contrast: str) -> np.ndarray:
+    """Return ``(N, P)`` acquired parcel means of one contrast, nan for who lacks it."""
+    width = len(next(own.means for person in measured for own in person.signals))
+    return _column(measured, contrast, str(Origin.ACQUIRED), width)
 
 
 def _any_synthetic(kinds: Mapping[str, set[str]]) -> bool:

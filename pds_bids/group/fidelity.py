@@ -224,7 +224,7 @@ def _summary_rows(described: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
             values = own.groupby("participant_id")["value"].mean().to_numpy(float)
             found = _interval(values, derive_seed(seed, "fidelity", level, str(site), *map(str, names)))
             fixed = dict(zip(keys, names, strict=True))
-            rows.append(_base(level, fixed["contrast"], fixed["metric"], site=site) | fixed | found)
+            rows.append(_base(level, "", "", site=site) | fixed | found)
     return rows
 
 
@@ -247,7 +247,7 @@ def _tests_against_baselines(reported: pd.DataFrame, seed: int) -> list[dict[str
     wide = reported[reported["metric"].isin(TESTED)].pivot_table(
         index="participant_id", columns=["contrast", "metric", "predictor"], values="value", aggfunc="mean"
     )
-    for contrast, metric in sorted({(str(c), str(m)) for c, m, _ in wide.columns}):
+    for contrast, metric in sorted({(str(c[0]), str(c[1])) for c in wide.columns.to_list()}):
         part = wide[contrast][metric]
         if "model" not in part or len(part) < FEWEST:
             continue

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pds_bids.exceptions import NothingSelectedError
-from pds_bids.modalities import MODALITIES, Modality
+from pds_bids.modalities import MAP_UNITS, MODALITIES, Modality
 from pds_bids.reports import quality
 from pds_bids.reports.records import Participant, QualityFile, Session, read_participant
 from pds_bids.reports.verdict import GateStatus
@@ -142,16 +142,17 @@ def flag_outliers(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         for column in table.columns
         if pd.api.types.is_float_dtype(table[column]) and column not in ("largest_z", *NOT_QUALITY)
     ]
-    z = pd.DataFrame(np.nan, index=table.index, columns=numbers)
-    for _, own in table.groupby(list(by), dropna=False):
-        for column in numbers:
-            z.loc[own.index, column] = robust_z(own[column].to_numpy())
-    far = z.abs() > OUTLIER_Z
+    z = np.full((len(table), len(numbers)), np.nan)
+    for places in table.groupby(list(by), dropna=False).indices.values():
+        for k, column in enumerate(numbers):
+            z[places, k] = robust_z(table[column].to_numpy(float)[places])
+    far = np.abs(z) > OUTLIER_Z
     texts = [
-        "; ".join(f"{column} (z {z.at[row, column]:.1f})" for column in numbers if far.at[row, column])
-        for row in table.index
+        "; ".join(f"{numbers[k]} (z {z[row, k]:.1f})" for k in np.flatnonzero(far[row]).tolist())
+        for row in range(len(table))
     ]
-    return table.assign(outliers=texts, largest_z=z.abs().max(axis=1) if numbers else np.nan)
+    largest = [float(np.nanmax(np.abs(own))) if np.isfinite(own).any() else np.nan for own in z]
+    return table.assign(outliers=texts, largest_z=largest)
 
 
 def _row(label: str, session: str | None, state: str, reason: str) -> dict[str, Any]:
@@ -259,6 +260,7 @@ def _synthetic_rows(label: str, session: Session) -> list[dict[str, Any]]:
 
 
 def _fidelity_rows(label: str, session: Session) -> list[dict[str, Any]]:
+    units = {str(contrast): unit for contrast, unit in MAP_UNITS.items()}
     return [
         {
             "participant_id": f"sub-{label}",
@@ -266,7 +268,8 @@ def _fidelity_rows(label: str, session: Session) -> list[dict[str, Any]]:
             "contrast": table.target,
             "predictor": "model" if row.is_model else row.predictor,
             "metric": metric,
-            "value": value,
+            # Quality files compare maps in the units of a network.
+            "value": value * units.get(table.target, 1.0) if metric.startswith("mae") else value,
         }
         for file in session.quality
         if _is_synthetic(file)

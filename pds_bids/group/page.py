@@ -308,7 +308,7 @@ def _diagnosis_figures(results: "Results", seed: int) -> dict[str, "Figure"]:
     return figures
 
 
-def _forest_row(row: Mapping[str, Any]) -> dict[str, float | str]:
+def _forest_row(row: Mapping[Any, Any]) -> dict[str, float | str]:
     is_control = row["family"] in ("control", "permuted labels")
     is_synthetic = any(
         word in f"{row['train_input']} {row['test_input']}" for word in ("synthetic", "filled")

@@ -144,7 +144,7 @@ def _measure(label: str, reading: Reading) -> Measured:
             )
         except DataError as error:
             problems.append(str(error))
-    volumes = {}
+    volumes: dict[tuple[str, str], np.ndarray] = {}
     if reading.with_volumes:
         mask = coarse_mask(reading.template)
         for scan in used:

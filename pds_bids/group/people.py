@@ -88,8 +88,8 @@ class People:
     def _text(self, label: str, column: str) -> str:
         if not column or column not in self.table or label not in self.table.index:
             return ""
-        value = self.table.at[label, column]
-        return "" if pd.isna(value) else str(value)
+        value = str(self.table.at[label, column])
+        return "" if value == "nan" else value
 
 
 def read_people(

@@ -39,7 +39,7 @@ def add_ratings(table: pd.DataFrame, ratings: Sequence[Rating], modality_column:
         notes = ["; ".join([*r.artefacts, r.comment]).strip("; ") for r in fresh]
         notes += [f"stale rating of {r.rater or 'unnamed'} ({r.verdict})" for r in own if r.is_stale]
         columns["rating_notes"].append(" | ".join(note for note in notes if note) or None)
-    return table.assign(**columns)
+    return table.assign(**{name: pd.Series(own, table.index, object) for name, own in columns.items()})
 
 
 def exclusions(quality: pd.DataFrame, ratings: Sequence[Rating], *, drop_rejected: bool) -> Exclusion:

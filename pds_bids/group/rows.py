@@ -91,7 +91,7 @@ def result_row(
 
 
 def _figures(performance: Performance) -> dict[str, float]:
-    row = {}
+    row: dict[str, float] = {}
     for name in ("accuracy", "balanced_accuracy", "f1", "auc"):
         interval = getattr(performance, name)
         row |= {name: interval.estimate, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}

@@ -20,6 +20,7 @@ from pds_bids.group.ratings import Exclusion, add_ratings, exclude, exclusions
 from pds_bids.group.rows import Question
 from pds_bids.group.tables import write_atlas_files, write_group_table
 from pds_bids.inference.card import default_model_dir, read_card
+from pds_bids.modalities import MAP_UNITS
 from pds_bids.reports.ratings import Rating, read_ratings
 from pds_bids.template import MODEL_GRID, Template, get_template, load_template
 
@@ -126,6 +127,10 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     diagnosis, refusal, is_leaking = _diagnose(config, usable, people, template, tell)
     if diagnosis is not None:
         write_group_table(out, "group_diagnosis", diagnosis.table)
+    else:
+        # That of an earlier run must not look like this one's.
+        for name in ("group_diagnosis.tsv", "group_diagnosis.json"):
+            (out / name).unlink(missing_ok=True)
     results = Results(
         gathered,
         people,
@@ -193,12 +198,15 @@ def _measure(
 
 def _data_range(config: RunConfig) -> dict[str, float]:
     """Return the ranges for PSNR and SSIM of the model's card; none when there is no model at hand."""
+    units = {str(contrast): unit for contrast, unit in MAP_UNITS.items()}
     try:
         card = read_card(config.model_dir or default_model_dir(config.method))
     except WeightsError as error:
         LOGGER.warning("no data range for PSNR and SSIM beyond those in the quality files: %s", error)
         return {}
-    return {str(name): float(value) for name, value in card.get("data_range", {}).items()}
+    ranges = {str(name): float(value) for name, value in card.get("data_range", {}).items()}
+    # A card speaks of maps in the units of a network.
+    return {name: value * units.get(name, 1.0) for name, value in ranges.items()}
 
 
 def _diagnose(

@@ -75,7 +75,7 @@ def measure_scan(scan: Scan, atlas: Atlas) -> Signals:
     total = np.bincount(atlas.image.ravel(), minlength=size)[labels]
     inside = np.bincount(atlas.image[mask], minlength=size)[labels]
     coverage = np.divide(inside, total, out=np.zeros(len(labels)), where=total > 0)
-    digest = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
     return Signals(
         scan, parcel_means(image[..., None], atlas.image, mask, labels)[0], series, coverage, digest
     )

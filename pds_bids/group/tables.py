@@ -52,7 +52,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "effect_size": "Cohen's d_z",
     },
     "group_diagnosis": {
-        "family": "scheme; control; cross-site: trained on all other sites; permuted labels",
+        "family": "scheme; single contrast; control; cross-site: trained on all other sites; permuted labels",
         "paper_scheme": "Number in Table V of arXiv 2511.04963, as far as its text tells",
         "train_input": "acquired, synthetic, or filled: acquired where there is a scan, synthetic elsewhere",
         "test_input": "As train_input",

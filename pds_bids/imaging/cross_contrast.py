@@ -2,17 +2,15 @@
 
 The intensity of one image is a smooth function of the intensity of the other, as long as one looks inside
 the brain: there, dark in a diffusion-weighted image is fluid; outside, it is fluid, bone or air, which no
-function of intensity tells apart. The function varies over the head: a steep receive field makes the same
-tissue bright in one place and dark in another, so that no single function of intensity would hold. Function
-and pose are fitted together, by least squares with Tukey weights. Mutual information of the whole head is
-drawn by the rim of fluid.
+function of intensity tells apart. Function, receive fields and pose are fitted together, by least squares
+with Tukey weights. Mutual information of the whole head is drawn by the rim of fluid: on simulated heads it
+ended 0.25 mm (b = 1000) and 0.5 mm (b = 3000) from the truth, this 0.08 and 0.12 mm.
 
 References
 ----------
 Roche, Pennec, Malandain and Ayache 2001, 10.1109/42.959301 (regression of intensities, alternated with pose).
 """
 
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -31,36 +29,13 @@ from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.rigid import grid_centre
 from pds_bids.imaging.sampler import Level, Sampler
 
-__all__ = ["Refined", "inner_brain", "refine_across"]
+__all__ = ["inner_brain", "refine_across"]
 
-# Smoothing mixes fluid into tissue and costs accuracy: at twice as much errors were up to 2 times as large.
-LEVEL = Level(0.5, 0.4, step=1.25, n_points=25_000, n_iterations=60)
+LEVEL = Level(0.5, 0.4, step=1.25, n_points=60_000, n_iterations=15)
 # The rim that is left out, and the opening that cuts off eyes and scalp (mm).
 RIM_MM, NECK_MM = 6.0, 4.0
 DEGREE = 4
-# Degree in space of the first so many coefficients of the function of intensity.
-FIELD_DEGREE, N_VARYING = 3, 3
-TOLERANCE_MM, LONGEST_STEP_MM = 1e-3, 3.0
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """Where one contrast lies in the other.
-
-    Parameters
-    ----------
-    pose : ndarray
-        ``(4, 4)`` point map from the fixed to the moving image.
-    discarded : float
-        Share of the points whose intensities the rest contradicts (weight 0): high where one contrast is no
-        function of the other, and the pose not to be trusted.
-    misfit : float
-        Median absolute residual, in the unit of the moving image: compares results from several starts.
-    """
-
-    pose: np.ndarray
-    discarded: float
-    misfit: float
+TOLERANCE_MM = 1e-3
 
 
 def inner_brain(b0: np.ndarray, grid: Grid) -> np.ndarray:
@@ -73,7 +48,7 @@ def inner_brain(b0: np.ndarray, grid: Grid) -> np.ndarray:
 
 def refine_across(
     fixed: np.ndarray, moving: np.ndarray, grid: Grid, mask: np.ndarray, start: np.ndarray
-) -> Refined:
+) -> tuple[np.ndarray, float]:
     """Align `moving` to `fixed` from a start within about two voxels.
 
     Parameters
@@ -90,7 +65,11 @@ def refine_across(
 
     Returns
     -------
-    Refined
+    pose : ndarray
+        ``(4, 4)`` point map.
+    discarded : float
+        Share of the points whose intensities the rest contradicts (weight 0): high where one contrast is no
+        function of the other, and the pose not to be trusted.
 
     Raises
     ------
@@ -113,17 +92,16 @@ def refine_across(
         for _ in range(LEVEL.n_iterations):
             seen, inside = (x[0].numpy().astype(float) for x in sampler.read(images[1:], homogeneous, pose))
             step, weights = model.step(seen, inside, weights)
-            step *= min(1.0, LONGEST_STEP_MM / max(float(np.linalg.norm(step)), TOLERANCE_MM))
             pose = pose @ np.linalg.inv(small_motion(step[None], grid_centre(grid)))
             if np.abs(step).max() < TOLERANCE_MM:
                 break
     if np.abs(step).max() > 0.1:
         raise DataError(f"alignment of two contrasts does not settle: last step {np.abs(step).max():.2g} mm")
-    return Refined(pose[0], float((weights == 0).mean()), model.misfit)
+    return pose[0], float((weights == 0).mean())
 
 
 class _Model:
-    """Moving intensity as a polynomial of the fixed one, whose coefficients vary over the head."""
+    """Moving intensity as a polynomial of the fixed one, with a gain that varies over the head."""
 
     def __init__(self, values: np.ndarray, slope: np.ndarray, arm: np.ndarray) -> None:
         low, high = np.percentile(values, [0.5, 99.5])
@@ -131,16 +109,11 @@ class _Model:
         inner = 2 / (high - low) * (np.abs(unit) < 1)
         orders = np.eye(DEGREE + 1)
         terms = [chebyshev.chebval(unit, order) for order in orders]
-        rates = [inner * chebyshev.chebval(unit, chebyshev.chebder(order)) for order in orders]
-        degrees = range(1, FIELD_DEGREE + 1)
-        axes = [a for degree in degrees for a in combinations_with_replacement(range(3), degree)]
+        self._rates = [inner * chebyshev.chebval(unit, chebyshev.chebder(order)) for order in orders]
+        axes = [a for degree in (1, 2) for a in combinations_with_replacement(range(3), degree)]
         fields = [np.prod(arm[:, a] / GAIN_MM, axis=1) for a in axes]
-        self._basis, self._rates = (
-            np.stack(columns + [field * column for field in fields for column in columns[:N_VARYING]], 1)
-            for columns in (terms, rates)
-        )
+        self._basis = np.stack(terms + [field * term for field in fields for term in terms[:2]], 1)
         self._motion = np.concatenate([slope, np.cross(arm, slope) / ARC_MM], 1)
-        self.misfit = np.inf
 
     def step(
         self, seen: np.ndarray, inside: np.ndarray, weights: np.ndarray
@@ -150,10 +123,9 @@ class _Model:
             fit = _least_squares(self._basis, inside * weights, seen)
             residual = seen - self._basis @ fit
             weights = _tukey(residual)
-        self.misfit = float(np.median(np.abs(residual[inside > 0]))) if inside.any() else np.inf
         # d moving / d fixed turns the slope of the fixed image into that of the moving one.
-        rate = self._rates @ fit
-        design = np.concatenate([self._motion * rate[:, None], self._basis], 1)
+        rate = sum(c * r for c, r in zip(fit[: DEGREE + 1], self._rates, strict=True))
+        design = np.concatenate([self._motion * np.asarray(rate)[:, None], self._basis], 1)
         return _least_squares(design, inside * weights, residual)[:6], weights
 
 

@@ -5,7 +5,7 @@ theirs, by the Gauss-Newton of BOLD; then, at full resolution, with the robust m
 information, which minds the change of contrast with direction least. In between, where the axis of phase
 encoding is known, volumes may also be sheared and scaled along it; what of that is linear in the gradients is
 the field of eddy currents, and is held fixed from there on. Each shell is then brought to the b0s once, by
-averages with little noise, and by continuity of the motion in time.
+averages with little noise, in two ways of which one checks the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 from scipy import ndimage, stats
 
 from pds_bids.exceptions import DataError, GeometryError
-from pds_bids.imaging.continuity import expected_offset
 from pds_bids.imaging.cross_contrast import inner_brain
 from pds_bids.imaging.dwi import GradientTable
 from pds_bids.imaging.dwi_group import FINE_PASSES, SHEAR_PASSES, SLOPPY_PASSES, VolumeGroup
@@ -133,7 +132,7 @@ def estimate_dwi_motion(
     head = ndimage.gaussian_filter(b0_mean, 2.0 / np.asarray(grid.zooms))
     head = ndimage.binary_dilation(head > 0.2 * np.percentile(head, 98), iterations=2)
     inner = inner_brain(b0_mean, grid)
-    offsets, notes = [], []
+    b02shell, offsets, notes = np.eye(4), [], []
     for shell in table.shells:
         volumes = np.asarray(shell.volumes)
         # The b0 nearest in time knows best where the head was.
@@ -148,9 +147,9 @@ def estimate_dwi_motion(
         if by_mean and not is_sloppy:
             poses[volumes] = _to_mean(series, grid, poses, eddy.affines, shell.volumes, seed)
         mean = _robust_mean(series, grid, eddy.affines @ poses, shell.volumes)
-        expected = expected_offset(poses, volumes, b0s, grid_centre(grid))
-        offsets.append(offset_of_shell(b0_mean, mean, grid, inner, expected, seed))
-        poses[volumes] = poses[volumes] @ offsets[-1].b02shell
+        offsets.append(offset_of_shell(b0_mean, mean, grid, inner, b02shell, seed))
+        b02shell = offsets[-1].b02shell
+        poses[volumes] = poses[volumes] @ b02shell
         if phase_axis is not None:
             poses[volumes], eddy.coefficients[volumes] = _constant(
                 poses[volumes], eddy.coefficients[volumes], table.bvecs[volumes], eddy
@@ -179,7 +178,7 @@ def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[s
     dict
         ``eddy``: whether the axis of phase encoding was known (``estimated``), ``largest_mm`` over points and
         volumes (None if not estimated), ``notes``. ``b0_to_shell``: one dict per shell, mm, None for a
-        way that was not possible. ``warnings``.
+        regression that was not possible. ``warnings``.
     """
     largest = [float(np.abs(one.eddy.displacement_mm(points)).max()) for one in found if one.eddy is not None]
     offsets = [offset for one in found for offset in one.offsets]
@@ -188,9 +187,7 @@ def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[s
         "largest_mm": max(largest, default=None),
         "notes": [note for one in found for note in one.eddy_notes],
     }
-    names = (
-        "by_mutual_information_mm", "by_regression_mm", "by_time_mm", "disagreement_mm", "discarded",
-    )
+    names = ("by_mutual_information_mm", "by_regression_mm", "disagreement_mm", "discarded")
     shells: list[dict[str, object]] = []
     for offset in offsets:
         values = {name: float(getattr(offset, name)) for name in names}

@@ -13,23 +13,33 @@ __all__ = [
     "BASELINES",
     "CARD",
     "FORMAT",
+    "SHIPPED",
     "WEIGHTS",
     "checked_weights_sha256",
     "default_model_dir",
     "read_card",
     "read_checked",
+    "shipped_bundle",
 ]
 
 WEIGHTS = "weights.safetensors"
 BASELINES = "baselines.safetensors"
 CARD = "model.json"
 FORMAT = 1
+#: Bundles of the package: the best one, and one for slow machines and demonstrations; of which method.
+SHIPPED = ("default", "small")
+SHIPPED_METHOD = "unet"
 PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
 def default_model_dir(method: str = "unet") -> Path:
-    """Return the folder of the weights that ship with the package."""
-    return Path(str(resources.files("pds_bids"))) / "data" / "models" / method
+    """Return the folder of the weights of a method that ship with the package."""
+    return shipped_bundle(SHIPPED[0] if method == SHIPPED_METHOD else method)
+
+
+def shipped_bundle(name: str) -> Path:
+    """Return the folder of a bundle of the package, one of `SHIPPED`."""
+    return Path(str(resources.files("pds_bids"))) / "data" / "models" / name
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -54,7 +64,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: not a model card: {error!r}") from error
     if card_format != FORMAT:
         raise WeightsError(f"{path}: format {card_format}, this version reads {FORMAT}")
-    if folder.resolve() == default_model_dir(folder.name).resolve():
+    if folder.resolve() == shipped_bundle(folder.name).resolve():
         known = tomllib.loads((resources.files("pds_bids") / "data" / "models.toml").read_text())
         if known.get(folder.name) != checksums:
             raise WeightsError(f"{path}: checksums differ from those of the package; install it again")

@@ -10,6 +10,7 @@ import torch
 from pds_bids.exceptions import DataError, DeviceError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import Bundle
+from pds_bids.inference.familiarity import describe_source, find_oddities, widened_by
 from pds_bids.inference.prepare import scale_template, scale_to_mean
 from pds_bids.methods import Condition
 from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, Contrast, Direction
@@ -33,11 +34,20 @@ class Synthesis:
         without unit, MD in mm^2/s. The mean is not negative.
     source_scale : dict of Contrast to list of float
         In-brain mean of each source volume, which was divided out.
+    source_figures : dict of Contrast to dict
+        What `describe_source` says of the first volume.
+    warnings : tuple of str
+        How the source differs from what the model has seen.
+    std_factor : float
+        What the standard deviations were multiplied by for that.
     """
 
     mean: dict[Contrast, np.ndarray]
     std: dict[Contrast, np.ndarray]
     source_scale: dict[Contrast, list[float]]
+    source_figures: dict[Contrast, dict[str, float]]
+    warnings: tuple[str, ...]
+    std_factor: float
 
 
 def choose_device(name: str) -> torch.device:
@@ -105,6 +115,11 @@ def synthesize(
     images, scales = _prepare(source, inside, bundle, n_volumes)
     channels = bundle.window.crop(np.moveaxis(template, -1, 0))
     common = {"template": scale_template(channels, inside), "mask": inside[None]}
+    figures = {c: describe_source(images[0, CONTRASTS.index(c)], inside, common["template"]) for c in source}
+    ranges = bundle.card.get("source_ranges", {})
+    oddities, factor = find_oddities(figures, ranges), widened_by(figures, ranges)
+    for oddity in oddities:
+        LOGGER.warning("%s", oddity)
     present = np.array([contrast in source for contrast in CONTRASTS])
     mean, std = (
         {c: np.zeros((*grid.shape, n_volumes), np.float32) for c in direction.targets} for _ in range(2)
@@ -117,11 +132,11 @@ def synthesize(
         result = bundle.method.sample(condition.to(device), generators)
         for contrast in direction.targets:
             channel, unit = CONTRASTS.index(contrast), MAP_UNITS.get(contrast, 1.0)
-            for volumes, tensor in ((mean, result.mean), (std, result.std)):
+            for volumes, tensor in ((mean, result.mean), (std, factor * result.std)):
                 values = tensor[:, channel].float().clamp_min(0).cpu().numpy()
                 pasted = bundle.window.paste(unit * values * inside, grid)
                 volumes[contrast][..., chunk] = np.moveaxis(pasted, 0, -1)
-    return Synthesis(mean, std, scales)
+    return Synthesis(mean, std, scales, figures, tuple(oddities), factor)
 
 
 def check_inputs(

@@ -133,6 +133,7 @@ class _FidelityInputSpec(BaseInterfaceInputSpec):
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
     channels = File(exists=True, mandatory=True, desc="4D template channels")
     model_dir = Directory(exists=True, mandatory=True, desc="model bundle")
+    metadata = File(exists=True, desc="JSON from `Synthesize`: what it has to say of the source")
 
 
 class Fidelity(SimpleInterface):
@@ -151,6 +152,7 @@ class Fidelity(SimpleInterface):
             "synthetic_std": float(mean[mask].std()),
             "uncertainty_median": float(np.median(std[mask])),
             "acquired_target": bool(self.inputs.acquired),
+            "warnings": _read(self.inputs.metadata)["SourceWarnings"] if self.inputs.metadata else [],
             "template_origin": read_template(self.inputs.template).origin,
         }
         if self.inputs.acquired:

@@ -173,7 +173,8 @@ class Confounds(SimpleInterface):
         template = load_template(read_template(self.inputs.template), MODEL_GRID)
         maps = {"grey matter": template.gm, "white_matter": template.wm, "csf": template.csf}
         shares = {name: resample(p, MODEL_GRID.vox2ras, points, order=1) for name, p in maps.items()}
-        wide = {name.replace("_", " "): share > 0.5 for name, share in shares.items()}
+        shown = {"grey matter": "grey matter", "white_matter": "white matter", "csf": "CSF"}
+        wide = {shown[name]: share > 0.5 for name, share in shares.items()}
         # High thresholds keep partial volume with grey matter, which carries signal, out of the regressors.
         return {name: shares[name] > 0.9 for name in ("csf", "white_matter")}, wide
 

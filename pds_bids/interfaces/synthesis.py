@@ -167,6 +167,10 @@ class _NameSyntheticInputSpec(BaseInterfaceInputSpec):
     std = File(exists=True, mandatory=True, desc="4D, of the same")
     b0_mean = File(exists=True, desc="4D, DWI")
     b0_std = File(exists=True, desc="4D, DWI")
+    fa_mean = File(exists=True, desc="4D, DWI")
+    fa_std = File(exists=True, desc="4D, DWI")
+    md_mean = File(exists=True, desc="4D, DWI, mm^2/s")
+    md_std = File(exists=True, desc="4D, DWI, mm^2/s")
     metadata = File(exists=True, mandatory=True, desc="JSON: model, seeds, device")
 
 
@@ -176,6 +180,10 @@ class _NameSyntheticOutputSpec(TraitedSpec):
     segments = File(desc="4D: one volume per segment")
     b0 = File(desc="DWI: 3D prediction of the b0 image")
     b0_std = File(desc="DWI: 3D standard deviation of it")
+    fa = File(desc="DWI: 3D prediction of FA")
+    fa_std = File(desc="DWI: 3D standard deviation of it")
+    md = File(desc="DWI: 3D prediction of MD, mm^2/s")
+    md_std = File(desc="DWI: 3D standard deviation of it, mm^2/s")
     sidecar = File(desc="JSON that says what they are and how they were made")
 
 
@@ -187,20 +195,27 @@ class NameSynthetic(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         target = self.inputs.target
-        stem = f"space-{SPACE}_res-3_desc-synthetic"
+        stem = f"space-{SPACE}_res-3"
         description = f"SYNTHETIC {target} predicted from {Modality(target).other} by pds-bids; not acquired"
-        for field, source, label, volumes in (
-            ("synthetic", "mean", "", 0),
-            ("std", "std", "+std", 0),
-            ("segments", "mean", "+segments", slice(1, None)),
-            ("b0", "b0_mean", "+b0", 0),
-            ("b0_std", "b0_std", "+b0std", 0),
-        ):
+        ref = f"{target}ref"
+        outputs: list[tuple[str, str, str, int | slice]] = [
+            ("synthetic", "mean", f"desc-synthetic_{ref}", 0),
+            ("std", "std", f"desc-synthetic+std_{ref}", 0),
+            ("segments", "mean", f"desc-synthetic+segments_{ref}", slice(1, None)),
+            ("b0", "b0_mean", f"desc-synthetic+b0_{ref}", 0),
+            ("b0_std", "b0_std", f"desc-synthetic+b0std_{ref}", 0),
+        ]
+        for name in ("fa", "md"):
+            outputs += [
+                (name, f"{name}_mean", f"model-tensor_param-{name}_desc-synthetic_dwimap", 0),
+                (f"{name}_std", f"{name}_std", f"model-tensor_param-{name}_desc-synthetic+std_dwimap", 0),
+            ]
+        for field, source, end, volumes in outputs:
             path = getattr(self.inputs, source)
             if not path:
                 continue
             data, grid = load(path)
-            out_file = Path.cwd() / f"{stem}{label}_{target}ref.nii.gz"
+            out_file = Path.cwd() / f"{stem}_{end}.nii.gz"
             write_nifti(
                 out_file,
                 np.asarray(data[..., volumes]),
@@ -210,7 +225,7 @@ class NameSynthetic(SimpleInterface):
             )
             self._results[field] = str(out_file)
         made = json.loads(Path(self.inputs.metadata).read_text())
-        sidecar = Path.cwd() / f"{stem}_{target}ref.json"
+        sidecar = Path.cwd() / f"{stem}_desc-synthetic_{ref}.json"
         write_json(
             sidecar,
             {"Description": INTENDED_USE_WARNING, "Synthetic": True, "SkullStripped": True}

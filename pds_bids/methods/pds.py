@@ -38,7 +38,7 @@ from pds_bids.diffusion import (
 from pds_bids.exceptions import UsageError
 from pds_bids.methods.base import Batch, Condition, SampleResult
 from pds_bids.methods.baseline import N_INPUTS, N_KNOWN, Baseline, mean_over, repeat_condition
-from pds_bids.methods.unet import GRADIENT_WEIGHT, SCALE_WEIGHT, SQUARE_WEIGHT, UNetMethod
+from pds_bids.methods.unet import GRADIENT_WEIGHT, SCALE_WEIGHT, UNetMethod
 from pds_bids.modalities import CONTRASTS
 from pds_bids.models.guided import GuidedConfig, GuidedDenoiser
 from pds_bids.models.microstructure import MicrostructureLoss
@@ -53,6 +53,7 @@ N_TRAIN_STEPS = 1000
 DIFFUSION, REFINEMENT, JOINT = "diffusion", "refinement", "joint"
 # Attributes that each stage trains, where they are there; "local" is of the released network only.
 ESTIMATOR_PARTS, REFINEMENT_PARTS = ("estimator", "local"), ("refiner", "backbone")
+SQUARE_WEIGHT = 0.5
 # Channels between the two convolutions of the backbone B.
 BACKBONE_WIDTH = 16
 

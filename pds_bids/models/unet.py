@@ -28,6 +28,8 @@ __all__ = [
 TEMPLATE_CHANNELS = 4
 # Smallest and largest log-scale of the error head: 0.2% and 270% of the in-brain mean.
 LOG_SCALE_RANGE = (-6.0, 1.0)
+# Edges (voxels) of the cubes over which the voxel head averages; about a sigma of 1 and of 2.
+BLURS = (3, 7)
 # Where the error head starts: 6% of the in-brain mean.
 FIRST_LOG_SCALE = -2.8
 #: (target, source) channels of the polynomial: a contrast is only ever predicted from the other modality and
@@ -61,11 +63,15 @@ class UNetConfig:
         Residual blocks at the lowest resolution.
     n_embed : int
         Width of the embedding of direction and of what is present.
+    n_voxel : int
+        Width of the head that looks at single voxels and their blurred surroundings at full resolution; 0
+        leaves it out.
     """
 
     widths: tuple[int, int, int] = (16, 48, 96)
     n_bottom: int = 2
     n_embed: int = 64
+    n_voxel: int = 0
 
 
 class ResidualBlock(nn.Module):
@@ -99,6 +105,54 @@ class ResidualBlock(nn.Module):
         scale, shift = self.film(embedding)[..., None, None, None].chunk(2, dim=1)
         hidden = self.norm2(hidden) * (1 + scale) + shift
         return self.skip(features) + self.conv2(functional.silu(hidden))
+
+
+class VoxelHead(nn.Module):
+    """A correction from what is known of a voxel: prediction, sources and their blurs, atlas, tissues, place.
+
+    What boosted trees on hand features find, as a function that is smooth and trained with all the rest.
+
+    Parameters
+    ----------
+    n_contrast : int
+        Contrasts.
+    width : int
+        Hidden channels.
+    n_embed : int
+        Width of the embedding, which scales and shifts (FiLM).
+    """
+
+    def __init__(self, n_contrast: int, width: int, n_embed: int) -> None:
+        super().__init__()
+        n_known = (4 + len(BLURS)) * n_contrast + TEMPLATE_CHANNELS + 3
+        self.first = nn.Conv3d(n_known, width, 1)
+        self.film = nn.Linear(n_embed, 2 * width)
+        self.second = nn.Conv3d(width, width, 1)
+        self.last = nn.Conv3d(width, n_contrast, 1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, mean: Tensor, contrast: Tensor, atlas: Tensor, template: Tensor, mask: Tensor, embedding: Tensor
+    ) -> Tensor:
+        """Return ``(B, C, D, H, W)`` to add to the prediction; arguments as in `ConditionalUNet`."""
+        around = [_mean_around(contrast, mask, size) for size in BLURS]
+        axes = [torch.linspace(-1, 1, n, device=mean.device, dtype=mean.dtype) for n in mask.shape[2:]]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(mask), -1, -1, -1, -1)
+        size = (contrast - around[0]).abs()
+        known = [mean * mask, contrast, *around, size, atlas * mask, template, place * mask]
+        scale, shift = self.film(embedding)[..., None, None, None].chunk(2, dim=1)
+        hidden = functional.silu(self.first(torch.cat(known, 1)) * (1 + scale) + shift)
+        return self.last(functional.silu(self.second(hidden)))
+
+
+def _mean_around(image: Tensor, mask: Tensor, size: int) -> Tensor:
+    """Average over the voxels of the mask in a cube."""
+    sums = torch.cat([image * mask, mask], 1)
+    for axis in range(3):
+        window = [size if other == axis else 1 for other in range(3)]
+        sums = functional.avg_pool3d(sums, window, 1, [n // 2 for n in window])
+    return sums[:, :-1] / sums[:, -1:].clamp_min(1e-3) * mask
 
 
 class ConditionalUNet(nn.Module):
@@ -152,6 +206,7 @@ class ConditionalUNet(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         nn.init.constant_(self.head.get_parameter("bias")[-n_contrast:], FIRST_LOG_SCALE)
+        self.voxel = VoxelHead(n_contrast, config.n_voxel, config.n_embed) if config.n_voxel else None
 
     def forward(
         self, source: Tensor, present: Tensor, template: Tensor, mask: Tensor, direction: Tensor
@@ -187,7 +242,10 @@ class ConditionalUNet(nn.Module):
         contrast = (source - atlas) * present[..., None, None, None] * mask
         inputs = torch.cat([contrast, atlas * mask, template, mask], 1)
         features = self._trunk(self.stem(voxels_to_blocks(inputs)), embedding)
-        return self._combine(self.head(features), contrast, atlas, mask, direction)
+        mean, log_scale = self._combine(self.head(features), contrast, atlas, mask, direction)
+        if self.voxel is not None:
+            mean = mean + mask * self.voxel(mean, contrast, atlas, template, mask, embedding)
+        return mean, log_scale
 
     def _trunk(self, stem: Tensor, embedding: Tensor) -> Tensor:
         """Run the U on blocks; skips are added, which halves the cost of concatenating them."""

@@ -24,7 +24,7 @@ _FWHM_TO_SD, _BOX_SD = 0.42466, 0.28868
 _BLUR_T2S_S = 0.045
 # Narrower than this (voxels) a cell has no width over which its signal could be shared.
 _NARROW = 1e-6
-# Fat precesses 3.4 ppm more slowly than water; at 3 T, Hz.
+# The frequency of fat is 3.4 ppm below that of water; at 3 T, Hz.
 _FAT_HZ = -434.0
 
 

@@ -148,12 +148,13 @@ def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgeme
         for name, verdict in quality.verdicts(file.content)
     ]
     figures = _ordered_figures(session.figures)
+    warnings = list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content)))
     return {
         "label": session.label or "",
         "title": f"Session {session.label}" if session.label else "Scans",
         "anchor": f"ses-{session.label}" if session.label else "scans",
         "has_plan": bool(session.plan),
-        "notes": _notes(session.plan),
+        "notes": [note for note in _notes(session.plan) if note not in warnings],
         "acquired": {modality.upper(): _acquired(session, modality) for modality in Modality},
         "t1w": _anatomy(session.plan),
         "targets": [direction.target.upper() for direction in session.directions],
@@ -161,7 +162,7 @@ def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgeme
         "judged": judgement.sessions.get(session.label, []),
         "gates": [(name, verdict, _gate_light(verdict)) for name, verdict in gates],
         "fidelity": [table for file in session.quality for table in quality.fidelity(file.content)],
-        "warnings": list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content))),
+        "warnings": warnings,
         "measures": [(_name(file), file.path, quality.measures(file.content)) for file in session.quality],
         "results": [figure for figure in figures if figure["is_synthetic"]],
         "steps": [figure for figure in figures if not figure["is_synthetic"]],
@@ -188,10 +189,18 @@ def _session_light(session: Session, crashes: list[Crash]) -> Light:
     if session.synthetic:
         if GateStatus.FALLBACK in said:
             return Light("doubt", "look", "done, with a fallback: look at the registration")
+        if worse := _shortfalls(session):
+            return Light("doubt", "look", f"done, but {worse}")
         return Light("good", "done", why)
     if action == "skip":
         return Light("idle", "skipped", why)
     return Light("idle", "nothing", why or "no plan and no synthetic image")
+
+
+def _shortfalls(session: Session) -> str:
+    """Say where the model is worse than a trivial baseline."""
+    tables = [table for file in session.quality for table in quality.fidelity(file.content)]
+    return "; ".join(f"synthetic {t.target.upper()}: {t.shortfall()}" for t in tables if t.shortfall())
 
 
 def _rating_light(rating: Rating) -> Light:
@@ -229,8 +238,11 @@ def _gate_light(found: Verdict) -> Light:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
     """Return what the plan says besides the reason: remarks, and files that were passed over."""
-    not_used = [f"not used: {Path(path).name}: {reason}" for path, reason in plan.get("not_used") or ()]
-    return [*map(str, plan.get("notes") or ()), *not_used]
+    not_used: dict[str, list[str]] = {}
+    for path, reason in plan.get("not_used") or ():
+        not_used.setdefault(str(reason), []).append(Path(path).name)
+    left_out = [f"not used: {', '.join(names)}: {reason}" for reason, names in not_used.items()]
+    return [*map(str, plan.get("notes") or ()), *left_out]
 
 
 def _acquired(session: Session, modality: Modality) -> str:

@@ -202,14 +202,14 @@ def similarity_figure(matrices: Mapping[str, tuple[np.ndarray, Sequence[str]]]) 
     figure = new_figure(11.5, 4.2)
     figure.text(0.01, 0.94, "Whose image is it?", fontsize=13, weight="bold")
     grid = figure.subplots(1, max(len(matrices), 1), squeeze=False)[0]
-    figure.subplots_adjust(left=0.05, right=0.9, top=0.82, bottom=0.14, wspace=0.3)
+    figure.subplots_adjust(left=0.06, right=0.89, top=0.82, bottom=0.14, wspace=0.3)
     shown = None
     for axes, (contrast, (matrix, _)) in zip(grid, matrices.items(), strict=False):
         shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        axes.set(xlabel="acquired, person", ylabel="synthetic, person")
+        axes.set(xlabel="acquired, person", ylabel="synthetic, person", xticks=[], yticks=[])
         axes.set_title(f"{contrast}: the diagonal should stand out", fontsize=9)
     if shown is not None:
-        figure.colorbar(shown, cax=figure.add_axes((0.93, 0.2, 0.012, 0.56)), label="correlation")
+        figure.colorbar(shown, cax=figure.add_axes((0.91, 0.2, 0.012, 0.56)), label="correlation")
     return figure
 
 
@@ -281,7 +281,7 @@ def _swarm(
     low, middle, high = np.quantile(values[known], [0.25, 0.5, 0.75])
     axes.plot([place - 0.32, place + 0.32], [middle, middle], color=_INK, lw=1.6)
     axes.plot([place, place], [low, high], color=_INK, lw=1.2)
-    worst = sorted(np.flatnonzero(far), key=lambda k: -abs(values[k] - middle))[:_MOST_NAMES]
+    worst = sorted(np.flatnonzero(far).tolist(), key=lambda k: -abs(values[k] - middle))[:_MOST_NAMES]
     for k in worst if names else ():
         axes.annotate(
             names[k],

@@ -48,13 +48,13 @@ const pdsViewer = (() => {
     const caption = element("figcaption", {}, spec.label + " ");
     caption.append(value);
     const over = element("span", { class: "over" });
-    if (spec.is_synthetic) caption.append(over);
+    frame.append(over);
     figure.append(caption, frame);
     stage.append(figure);
     const nv = new niivue.Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 1], crosshairWidth: 0.7,
       crosshairWidthUnit: "mm", crosshairGap: 6,
-      fontColor: [0.9, 0.9, 0.9, 1], show3Dcrosshair: false, isColorbar: false, dragAndDropEnabled: false,
+      fontColor: [0.9, 0.9, 0.9, 1], showAllOrientationMarkers: true, show3Dcrosshair: false, isColorbar: false, dragAndDropEnabled: false,
       isSliceMM: true, isRadiologicalConvention: false, sagittalNoseLeft: false, multiplanarLayout: 3,
       multiplanarShowRender: 0, scrollRequiresFocus: true, loadingText: "", logLevel: "error",
     });

@@ -17,8 +17,8 @@ from pds_bids.bids.names import OutputName, find_outputs
 from pds_bids.bids.write import write_tsv
 from pds_bids.exceptions import DataError, NothingSelectedError, UsageError
 from pds_bids.imaging.grid import Grid
-from pds_bids.inference.prepare import scale_to_mean
-from pds_bids.modalities import Modality
+from pds_bids.inference.prepare import scale_contrast
+from pds_bids.modalities import CONTRASTS, Contrast, Modality
 from pds_bids.phantom.stream import template_channels
 from pds_bids.seeds import derive_seed
 from pds_bids.template import MODEL_GRID, Template
@@ -36,6 +36,8 @@ NEEDED = (
     ("b0", Modality.DWI),
     ("mask", Modality.DWI),
 )
+# What a network reads or learns where it is there.
+OPTIONAL = {Contrast.FA: ("fa", Modality.DWI), Contrast.MD: ("md", Modality.DWI), Contrast.T1W: ("t1w", None)}
 # Less than this share of overlap (Dice) and the two brains are not aligned with each other.
 SMALLEST_OVERLAP = 0.8
 # Shares of people that are held out, and the fewest people to train with.
@@ -57,6 +59,8 @@ class Visit:
         ``sub-01 ses-1``.
     bold, bold_mask, dwi, b0, dwi_mask : Path
         Images on the model grid.
+    more : tuple of (Contrast, Path)
+        FA, MD and T1w, those that are there.
     """
 
     participant: str
@@ -66,11 +70,13 @@ class Visit:
     dwi: Path
     b0: Path
     dwi_mask: Path
+    more: tuple[tuple[Contrast, Path], ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return self.bold, self.bold_mask, self.dwi, self.b0, self.dwi_mask
+        needed = (self.bold, self.bold_mask, self.dwi, self.b0, self.dwi_mask)
+        return (*needed, *(path for _, path in self.more))
 
 
 def find_visits(tree: Path, participants: Sequence[str] = ()) -> tuple[list[Visit], list[tuple[str, str]]]:
@@ -90,7 +96,7 @@ def find_visits(tree: Path, participants: Sequence[str] = ()) -> tuple[list[Visi
     left_out : list of (str, str)
         Visit and reason.
     """
-    found: dict[str, dict[tuple[str, Modality], list[Path]]] = {}
+    found: dict[str, dict[tuple[str, Modality | None], list[Path]]] = {}
     verdicts: dict[str, list[Path]] = {}
     for path, name in find_outputs(tree):
         if participants and name.entities["sub"] not in participants:
@@ -98,7 +104,7 @@ def find_visits(tree: Path, participants: Sequence[str] = ()) -> tuple[list[Visi
         kinds = found.setdefault(_label(name), {})
         if name.key == "qc":
             verdicts.setdefault(_label(name), []).append(path)
-        elif name.in_template and name.modality and path.name.endswith(".nii.gz"):
+        elif name.in_template and path.name.endswith(".nii.gz"):
             kinds.setdefault((name.key, name.modality), []).append(path)
     visits, left_out = [], []
     for label, kinds in sorted(found.items()):
@@ -109,7 +115,8 @@ def find_visits(tree: Path, participants: Sequence[str] = ()) -> tuple[list[Visi
         # Of several runs, the first of each modality; files are sorted by name.
         files = {needed: kinds[needed][0] for needed in NEEDED}
         bold, bold_mask, dwi, b0, dwi_mask = (files[needed] for needed in NEEDED)
-        visits.append(Visit(label.split()[0], label, bold, bold_mask, dwi, b0, dwi_mask))
+        more = tuple((contrast, kinds[key][0]) for contrast, key in OPTIONAL.items() if key in kinds)
+        visits.append(Visit(label.split()[0], label, bold, bold_mask, dwi, b0, dwi_mask, more))
     return visits, left_out
 
 
@@ -117,7 +124,7 @@ def _label(name: OutputName) -> str:
     return " ".join(f"{key}-{name.entities[key]}" for key in ("sub", "ses") if key in name.entities)
 
 
-def _reason(kinds: dict[tuple[str, Modality], list[Path]], verdicts: Sequence[Path]) -> str:
+def _reason(kinds: dict[tuple[str, Modality | None], list[Path]], verdicts: Sequence[Path]) -> str:
     """Return why a visit cannot be used; empty if it can."""
     acquired = [modality for modality in Modality if ("mean", modality) in kinds]
     if not acquired:
@@ -179,11 +186,11 @@ class CohortPairs:
     def pair(self, index: int) -> ContrastPair:
         """Return pair number `index`: the acquired images are both source and target."""
         visit = self.visit(index)
-        images, mask = self._read(visit)
-        return ContrastPair(images, images, mask, self.template, visit.label)
+        images, mask, there = self._read(visit)
+        return ContrastPair(images, images, mask, self.template, visit.label, there, there)
 
 
-def read_visit(visit: Visit) -> tuple[np.ndarray, np.ndarray]:
+def read_visit(visit: Visit) -> tuple[np.ndarray, np.ndarray, frozenset[Contrast]]:
     """Read the images of a visit.
 
     Parameters
@@ -194,17 +201,20 @@ def read_visit(visit: Visit) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     images : ndarray
-        ``(3, X, Y, Z)`` float32 in the order of `CONTRASTS`, in-brain mean 1, zero outside the mask.
+        ``(C, X, Y, Z)`` float32 in the order of `CONTRASTS`, in the units of a network, zero outside the
+        mask and where there is none.
     mask : ndarray
         ``(X, Y, Z)`` bool, brain in both modalities.
+    there : frozenset of Contrast
+        What there is.
 
     Raises
     ------
     DataError
         If a file cannot be read, lies on another grid, or the two brains do not overlap.
     """
-    volumes = [_read_image(path) for path in visit.files]
-    bold, bold_mask, dwi, b0, dwi_mask = volumes
+    needed = (visit.bold, visit.bold_mask, visit.dwi, visit.b0, visit.dwi_mask)
+    bold, bold_mask, dwi, b0, dwi_mask = (_read_image(path) for path in needed)
     one, other = bold_mask > 0, dwi_mask > 0
     mask = one & other
     overlap = 2 * mask.sum() / max(one.sum() + other.sum(), 1)
@@ -213,8 +223,13 @@ def read_visit(visit: Visit) -> tuple[np.ndarray, np.ndarray]:
             f"{visit.label}: brain masks of BOLD and DWI overlap by {overlap:.2f} (Dice), expected "
             f"{SMALLEST_OVERLAP} or more; look at the report of the registration"
         )
-    named = zip((bold, dwi, b0), (visit.bold, visit.dwi, visit.b0), strict=True)
-    return np.stack([scale_to_mean(image, mask, path.name)[0] for image, path in named]), mask
+    given = {Contrast.BOLD: bold, Contrast.DWI: dwi, Contrast.B0: b0}
+    given |= {contrast: _read_image(path) for contrast, path in visit.more}
+    images = np.zeros((len(CONTRASTS), *mask.shape), np.float32)
+    for contrast, image in given.items():
+        name = f"{visit.label}, {contrast}"
+        images[CONTRASTS.index(contrast)] = scale_contrast(image, mask, contrast, name)[0]
+    return images, mask, frozenset(given)
 
 
 def _read_image(path: Path) -> np.ndarray:

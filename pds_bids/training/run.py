@@ -38,7 +38,7 @@ from pds_bids.training.metrics import calibrate
 from pds_bids.training.module import CHECKPOINT, Machine, fit
 from pds_bids.training.people import People
 from pds_bids.training.schedule import TrainConfig
-from pds_bids.training.statistics import Statistics, gather_statistics, give_aids
+from pds_bids.training.statistics import Statistics, gather_statistics, give_aids, source_ranges
 from pds_bids.training.timing import updates_within
 from pds_bids.training.updates import Updater, named_seed
 
@@ -46,6 +46,8 @@ __all__ = ["Plan", "build_method", "export", "load_statistics", "train", "valida
 
 LOGGER = logging.getLogger("pds_bids.training")
 BANK_SIZE = 12
+# People whose sources say what is familiar.
+N_MEASURED = 64
 LIMITS = [
     "Units of the in-brain mean: absolute scale is not predicted.",
     "Inherits what misregistration and distortion do to the source.",
@@ -198,7 +200,18 @@ def train(
         training = describe(people, config) | aids | {"wall_time_s": round(time.monotonic() - start)}
         # Lightning has brought it back from the GPU.
         updater.average.to(machine.device_type)
-        export(updater, statistics, validation, bundle, training, window=window, grid=people.template.grid)
+        measured = list(people.atlas_indices)[:N_MEASURED]
+        ranges = source_ranges(people.train, window, measured)
+        export(
+            updater,
+            statistics,
+            validation,
+            bundle,
+            training,
+            window=window,
+            grid=people.template.grid,
+            ranges=ranges,
+        )
     return bundle
 
 
@@ -294,6 +307,7 @@ def export(
     *,
     window: Window = DEFAULT_WINDOW,
     grid: Grid = MODEL_GRID,
+    ranges: dict[str, Any] | None = None,
 ) -> None:
     """Calibrate the averaged weights on held-out people and write the bundle.
 
@@ -313,6 +327,8 @@ def export(
         What the network sees.
     grid : Grid
         What `window` is a part of.
+    ranges : dict, optional
+        From `source_ranges`.
     """
     average = updater.average.eval()
     coverage = calibrate(average, validation, next(average.parameters()).device)
@@ -325,6 +341,7 @@ def export(
             "n_examples": updater.update_count * updater.config.batch_size,
         },
         "uncertainty": {"method": _first_words(average)} | coverage,
+        "source_ranges": ranges or {},
         "limits": LIMITS if is_phantom else [*LIMITS, PEOPLE_INSIDE],
     }  # fmt: skip
     save_bundle(

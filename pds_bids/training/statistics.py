@@ -16,9 +16,10 @@ from pds_bids.bids.write import replacing
 from pds_bids.exceptions import WeightsError
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.inference.bank import Bank
-from pds_bids.inference.prepare import Window
+from pds_bids.inference.familiarity import describe_source, gather_ranges
+from pds_bids.inference.prepare import Window, scale_template
 from pds_bids.methods import Method, PerceptualMixin
-from pds_bids.modalities import CONTRASTS, Contrast
+from pds_bids.modalities import CONTRASTS, SOURCES, Contrast
 from pds_bids.models.microstructure import LAYERS, load_vgg16, train_projection_encoder
 from pds_bids.models.objectives import effect_sizes
 from pds_bids.models.perceptual import Perceptual
@@ -27,7 +28,7 @@ from pds_bids.training.data import PairSource
 from pds_bids.training.people import People
 from pds_bids.training.prior import local_regression
 
-__all__ = ["Statistics", "gather_statistics", "give_aids", "parcel_weights"]
+__all__ = ["Statistics", "gather_statistics", "give_aids", "parcel_weights", "source_ranges"]
 
 LOGGER = logging.getLogger("pds_bids.training")
 # Counts voxels that hardly anybody's mask holds towards the in-brain mean of 1.
@@ -190,6 +191,35 @@ def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     effects = [effect_sizes(torch.from_numpy(table[:, c]), codes) for c in range(len(CONTRASTS))]
     stacked = torch.stack(effects)
     return (stacked / stacked.mean(1, keepdim=True).clamp_min(1e-9)).float()
+
+
+def source_ranges(
+    pairs: PairSource, window: Window, indices: Sequence[int]
+) -> dict[str, dict[str, list[float]]]:
+    """Measure the sources of training people, for a model that says when a source is unlike them.
+
+    Parameters
+    ----------
+    pairs : PairSource
+        Training people.
+    window : Window
+        What the network sees.
+    indices : sequence of int
+        Pairs to measure.
+
+    Returns
+    -------
+    dict
+        See `gather_ranges`.
+    """
+    people = []
+    for index in indices:
+        pair = pairs.pair(index)
+        mask = window.crop(pair.mask)
+        template = scale_template(window.crop(pair.template), mask)
+        sources = {c: window.crop(pair.source[CONTRASTS.index(c)]) for c in SOURCES if c in pair.has_source}
+        people.append({c: describe_source(image, mask, template) for c, image in sources.items()})
+    return gather_ranges(people)
 
 
 def give_aids(

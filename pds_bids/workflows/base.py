@@ -16,7 +16,7 @@ from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w, ResampleT1w
 from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS
 from pds_bids.interfaces.template import FetchTemplate
-from pds_bids.modalities import Direction, Modality
+from pds_bids.modalities import MAP_UNITS, Direction, Modality
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.bold import init_bold_wf
@@ -294,9 +294,10 @@ def _add_synthesis(
     report_wf = init_synthetic_report_wf(session, direction, config.output_dir, has_acquired=has_acquired)
     maps = SYNTHETIC_FIELDS
     fields = [*maps, *(f"native_{field}" for field in ["mask", *maps]), "metadata", "qc", "parcels"]
+    drawn = [f for f in maps if hasattr(report_wf.get_node("inputnode").inputs, f)]
     workflow.connect([
         (synthesis_wf, save, [(f"outputnode.{f}", f) for f in fields if hasattr(save.inputs, f)]),
-        (synthesis_wf, report_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in ("mean", "std")]),
+        (synthesis_wf, report_wf, [(f"outputnode.{f}", f"inputnode.{f}") for f in drawn]),
     ])  # fmt: skip
     return synthesis_wf
 
@@ -328,6 +329,11 @@ def _connect_synthesis(
         workflow.connect([
             (target_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
             (target_wf, report_wf, [("outputnode.stack", "inputnode.acquired")]),
+            (target_wf, report_wf, [
+                (f"outputnode.template_{c}", f"inputnode.{c}_acquired")
+                for c in direction.targets
+                if c in MAP_UNITS
+            ]),
         ])  # fmt: skip
 
 

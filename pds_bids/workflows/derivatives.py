@@ -223,13 +223,9 @@ def save_series(
         sidecar = {"Description": "Head motion, one ITK transform per volume"}
         outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
+        shells = image("shells", in_template=False) | {"Units": SHELL_UNITS}
         outputs += [
-            _Output(
-                "shells",
-                "shells",
-                sidecar=image("shells", in_template=False) | {"Units": SHELL_UNITS},
-                more="shells_json",
-            ),
+            _Output("shells", "shells", sidecar=shells, more="shells_json"),
             *(_map_output(key, raws, in_template=there) for key in ("fa", "md") for there in (False, True)),
             _Output("b0", "b0", sidecar=image("b0", in_template=False)),
             _Output("b0", "template_b0", True, volumes=Volumes.FIRST, sidecar=image("b0", in_template=True)),

@@ -13,8 +13,8 @@ from pds_bids.bids.series import Series
 from pds_bids.config import METHODS, Device
 from pds_bids.devices import visible_gpus
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
-from pds_bids.interfaces.registration import RegisterT1w
-from pds_bids.interfaces.synthesis import NameSynthetic
+from pds_bids.interfaces.registration import RegisterT1w, ResampleT1w
+from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS, NameSynthetic
 from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import Direction, Modality
 from pds_bids.options import SegmentScheme
@@ -25,9 +25,9 @@ from pds_bids.workflows.precomputed import as_list, init_reading_wf
 from pds_bids.workflows.series import init_registration_wf, init_segments_wf
 from pds_bids.workflows.synthesis import init_synthesis_wf
 
-__all__ = ["SYNTHETIC_FIELDS", "init_pds_synth_wf", "init_pds_wf"]
+__all__ = ["init_pds_synth_wf", "init_pds_wf"]
 
-SYNTHETIC_FIELDS = ["synthetic", "std", "segments", "b0", "b0_std", "sidecar", "qc", "parcels"]
+NAMED_FIELDS = ["synthetic", "std", "segments", "b0", "b0_std", "fa", "fa_std", "md", "md_std", "sidecar"]
 PREPROCESSED_FIELDS = ["mean", "mask", "template_mask", "template2native", "native2template", "gate"]
 
 
@@ -108,8 +108,8 @@ def init_pds_synth_wf(
     synthetic, std, segments
         Prediction (3D), its standard deviation (3D), and predictions from every segment (4D), on the res-3
         grid of MNI152NLin2009cAsym. Names, headers and `sidecar` say that they are synthetic.
-    b0, b0_std
-        The same for the b = 0 image, when diffusion MRI is synthesised.
+    b0, b0_std, fa, fa_std, md, md_std
+        When diffusion MRI is synthesised: b = 0 image, FA and MD (mm^2/s).
     sidecar
         JSON: model, weights, seeds, device.
     qc, parcels
@@ -186,7 +186,8 @@ def init_pds_wf(
     series : Series
         Acquired series with its runs, echoes and tables.
     has_t1w : bool
-        Whether a T1w image will be connected; it checks the registration by a second path.
+        Whether a T1w image will be connected; it checks the registration by a second path, and the network
+        reads it.
     seed_names : list of str or None
         Participant and session; None for those of the series' name.
     random_seed, n_segments, segment_scheme, fd_spike_threshold, method, model_dir, device, omp_nthreads
@@ -254,12 +255,16 @@ def _init_anatomy_wf(*, sloppy: bool, omp_nthreads: int) -> pe.Workflow:
     """Build the registration of a T1w image, under the names of what follows."""
     workflow = pe.Workflow(name="anatomy_wf")
     inputnode = identity(["t1w_file", "template"], name="inputnode")
-    outputnode = identity(["t1w", "t1w_mask", "template2t1w"], name="outputnode")
+    outputnode = identity(["t1w", "t1w_mask", "template2t1w", "t1w_on_grid"], name="outputnode")
+    anat_on_grid = pe.Node(ResampleT1w(), name="anat_on_grid", mem_gb=0.5)
     anat = pe.Node(
         RegisterT1w(sloppy=sloppy, num_threads=omp_nthreads), name="anat", n_procs=omp_nthreads, mem_gb=1.5
     )
     workflow.connect([
         (inputnode, anat, [("t1w_file", "in_file"), ("template", "template")]),
+        (inputnode, anat_on_grid, [("template", "template")]),
+        (anat, anat_on_grid, [("out_file", "in_file"), ("template2native", "template2native")]),
+        (anat_on_grid, outputnode, [("out_file", "t1w_on_grid")]),
         (anat, outputnode, [("out_file", "t1w"), ("mask", "t1w_mask"), ("template2native", "template2t1w")]),
     ])  # fmt: skip
     return workflow
@@ -296,12 +301,14 @@ def _add_synthesis(
         has_acquired=False,
     )
     named = pe.Node(NameSynthetic(target=str(direction.target)), name="named", mem_gb=0.5)
-    outputnode = identity([*SYNTHETIC_FIELDS, *PREPROCESSED_FIELDS], name="outputnode")
+    outputnode = identity([*NAMED_FIELDS, "qc", "parcels", *PREPROCESSED_FIELDS], name="outputnode")
     workflow.connect(template, "template", known, "template")
     connect_by_name(workflow, [known, *stages])
     handed_on = [("stack", "source"), ("template_b0", "source_b0"), ("template_mask", "mask")]
-    made = ["mean", "std", "b0_mean", "b0_std", "metadata"]
+    made = [*SYNTHETIC_FIELDS, "metadata"]
     series_wf, registration_wf, segments_wf = _ends(stages)
+    if stages[0].name == "anatomy_wf":
+        workflow.connect(stages[0], "outputnode.t1w_on_grid", synthesis_wf, "inputnode.t1w")
     workflow.connect([
         (segments_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
         (registration_wf, synthesis_wf, [("outputnode.mask", "inputnode.native_mask")]),
@@ -309,7 +316,7 @@ def _add_synthesis(
         (template, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (synthesis_wf, named, [(f"outputnode.{field}", field) for field in made]),
         (synthesis_wf, outputnode, [("outputnode.qc", "qc"), ("outputnode.parcels", "parcels")]),
-        (named, outputnode, [(field, field) for field in SYNTHETIC_FIELDS[:6]]),
+        (named, outputnode, [(field, field) for field in NAMED_FIELDS]),
         (series_wf, outputnode, [("outputnode.mean", "mean")]),
         (segments_wf, outputnode, [("outputnode.template_mask", "template_mask")]),
         (registration_wf, outputnode, [("outputnode.mask", "mask"), ("outputnode.gate", "gate")]),

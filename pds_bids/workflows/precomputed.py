@@ -225,9 +225,11 @@ def init_reading_wf(
     return workflow
 
 
-def as_list(item: str) -> list[str]:
-    """Return a list of one; a connection calls it."""
-    return [item]
+def as_list(item: str) -> list[str] | str:
+    """Return a list of one, and nothing for nothing; Nipype calls it from its source, at a connection."""
+    from nipype.interfaces.base import isdefined
+
+    return [item] if isdefined(item) else item
 
 
 def _connect_dwi(workflow: pe.Workflow, inputnode: pe.Node, outputnode: pe.Node) -> None:

@@ -16,7 +16,7 @@ from pds_bids.interfaces.figures import (
     SyntheticFigure,
     TensorFigure,
 )
-from pds_bids.modalities import Direction, Modality
+from pds_bids.modalities import MAP_UNITS, Contrast, Direction, Modality, field_prefix
 from pds_bids.plan import SessionPlan
 from pds_bids.workflows.nodes import identity
 
@@ -35,6 +35,8 @@ DISTORTION_FIELDS = {
 # The page shows a figure "X+below" beneath the figure "X", with a slider between them.
 BELOW_REGISTRATION = "registration+below"
 MEAN_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean DWI"}
+# Unit of a map in figures, and what its 1 is in files.
+MAP_FIGURE_UNITS = {Contrast.FA: ("FA", 1.0), Contrast.MD: ("um^2/ms", 1e-3)}
 ANCHOR_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean b = 0 image"}
 
 
@@ -197,29 +199,42 @@ def init_synthetic_report_wf(
 
     Inputs
     ------
-    source, mean, std, mask, acquired
-        4D on the model grid, overall mean first.
+    source, mask
+        4D on the model grid, overall mean first; brain mask.
+    mean, std, acquired
+        Likewise; of DWI also ``fa_mean`` and so on.
     template
         From `FetchTemplate`.
     """
     workflow = pe.Workflow(name=f"{direction}_report_wf")
-    fields = ["source", "mean", "std", "mask", *(["acquired"] if has_acquired else [])]
-    inputnode = identity([*fields, "template"], name="inputnode")
-    entities, name = session.entities_of(direction), MEAN_NAMES[direction.target]
-    path = output_path("figure", entities, direction.target, extension=".png", desc="synthetic")
-    figure = pe.Node(
-        SyntheticFigure(
-            figure=str(output_dir / path),
-            title="Synthetic volume",
-            names=(MEAN_NAMES[direction.source], name),
-        ),
-        name="synthetic_figure",
-        mem_gb=0.5,
-    )
-    workflow.connect([(inputnode, figure, [(field, field) for field in fields])])
+    entities = session.entities_of(direction)
+    figures = [(direction.targets[0], "synthetic", MEAN_NAMES[direction.target])]
+    figures += [(c, f"synthetic{c}", str(c).upper()) for c in direction.targets if c in MAP_UNITS]
+    own = ["mean", "std", *(["acquired"] if has_acquired else [])]
+    names = [f"{field_prefix(contrast)}{field}" for contrast, *_ in figures for field in own]
+    inputnode = identity(["source", "mask", *names, "template"], name="inputnode")
+    for contrast, desc, text in figures:
+        path = output_path("figure", entities, direction.target, extension=".png", desc=desc)
+        figure = pe.Node(
+            SyntheticFigure(
+                figure=str(output_dir / path),
+                title=f"Synthetic {'volume' if contrast not in MAP_UNITS else text}",
+                names=(MEAN_NAMES[direction.source], text),
+            ),
+            name=f"{desc}_figure",
+            mem_gb=0.5,
+        )
+        if contrast in MAP_UNITS:
+            figure.inputs.map_unit = MAP_FIGURE_UNITS[contrast]
+        prefix = field_prefix(contrast)
+        workflow.connect([
+            (inputnode, figure, [("source", "source"), ("mask", "mask")]),
+            (inputnode, figure, [(f"{prefix}{field}", field) for field in own]),
+        ])  # fmt: skip
     if has_acquired:
         path = output_path("figure", entities, direction.target, extension=".svg", desc="parcels")
-        parcels = pe.Node(ParcelFigure(figure=str(output_dir / path), title=name), name="parcel_figure")
+        title = MEAN_NAMES[direction.target]
+        parcels = pe.Node(ParcelFigure(figure=str(output_dir / path), title=title), name="parcel_figure")
         wanted = ["mean", "std", "mask", "acquired", "template"]
         workflow.connect([(inputnode, parcels, [(field, field) for field in wanted])])
     return workflow

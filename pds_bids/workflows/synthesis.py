@@ -125,6 +125,7 @@ def init_synthesis_wf(
         (inputnode, parcels, [("mask", "mask"), ("template", "template")]),
         (synthesize, fidelity, [(f, f) for f in ("mean", "std", "b0_mean", "fa_mean", "md_mean")]),
         (inputnode, fidelity, [(f, f) for f in ("source", "source_b0", "t1w", "mask")]),
+        (synthesize, fidelity, [("metadata", "metadata")]),
         (inputnode, fidelity, [("template", "template"), ("channels", "channels")]),
         (synthesize, outputnode, [*shared, ("metadata", "metadata")]),
         (to_native, outputnode, [(field, f"native_{field}") for field in ["mask", *maps]]),

@@ -91,7 +91,7 @@ def test_without_a_terminal_there_is_a_line_per_session(make):
         progress(node(name), "exception" if name.startswith("sub_02") else "end")
     lines = [line.split("] ")[1] for line in stream.getvalue().splitlines()]
     assert lines[0] == "sub-02: FAILED at a; the other sessions go on"
-    assert lines[1].startswith("sub-01 ses-1: done (1 of 2 sessions done, 0 running, 1 FAILED, 3/4 steps")
+    assert lines[1].startswith("sub-01 ses-1: finished; 1 of 2 sessions done, 0 running, 1 FAILED, 3/4 steps")
     assert "\x1b" not in stream.getvalue()
     assert progress.executed == 3
     assert progress.unfinished() == {"sub_02_wf"}

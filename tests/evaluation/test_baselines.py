@@ -25,7 +25,7 @@ def person(seed):
     rng = np.random.default_rng(seed)
     bold = 1 + ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.0)
     dwi = 0.3 + 0.9 * bold - 0.2 * bold**3 + 0.1 * ATLAS
-    return np.stack([bold, dwi, bold**2]) * MASK
+    return np.stack([bold, dwi, bold**2, bold + 1, dwi + 1, 2 - bold]) * MASK
 
 
 ATLAS = 1 + 0.5 * np.sin(np.arange(SHAPE[1]))[None, :, None] * np.ones(SHAPE)
@@ -34,7 +34,7 @@ ATLAS = 1 + 0.5 * np.sin(np.arange(SHAPE[1]))[None, :, None] * np.ones(SHAPE)
 @pytest.fixture(scope="module")
 def bank():
     people = np.stack([person(seed) for seed in range(5)])
-    return Bank.from_images(MASK, people, people, np.stack([ATLAS] * 3))
+    return Bank.from_images(MASK, people, people, np.stack([ATLAS] * 6))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,9 @@ def test_rows_are_masked_and_complete(fitted):
     smaller = ndimage.binary_erosion(MASK)
     rows = fitted.predict(source_of(77), smaller)
     assert set(rows) == {"source-bold", "atlas", "cubic", "nearest", "trees"}
-    for images in rows.values():
-        assert set(images) == {Contrast.DWI, Contrast.B0}
+    for row, images in rows.items():
+        maps = set() if row == "source-bold" else {Contrast.FA, Contrast.MD}
+        assert set(images) == {Contrast.DWI, Contrast.B0} | maps
         assert all(not image[~smaller].any() for image in images.values())
     np.testing.assert_array_equal(rows["source-bold"][Contrast.B0][smaller], person(77)[0][smaller])
     np.testing.assert_allclose(rows["atlas"][Contrast.DWI][smaller], ATLAS[smaller], atol=1e-3)
@@ -98,9 +99,9 @@ def test_tree_features_by_hand(bank):
     place = np.argwhere(MASK)[index]
     # A flat image stays flat under a blur that is normalised by the mask.
     np.testing.assert_allclose(features[index, :3], 1, atol=1e-5)
-    np.testing.assert_allclose(features[index, 4:7], ATLAS[tuple(place)], atol=1e-3)
-    np.testing.assert_allclose(features[index, 7:11], TEMPLATE[tuple(place)], atol=1e-6)
-    np.testing.assert_array_equal(features[index, 11:], place)
+    np.testing.assert_allclose(features[index, 4:9], ATLAS[tuple(place)], atol=1e-3)
+    np.testing.assert_allclose(features[index, 9:13], TEMPLATE[tuple(place)], atol=1e-6)
+    np.testing.assert_array_equal(features[index, 13:], place)
 
 
 def test_cubic_features_of_two_sources():

@@ -3,7 +3,6 @@ import pytest
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging import dwi_offset
-from pds_bids.imaging.continuity import Expected
 from pds_bids.imaging.cross_contrast import inner_brain, refine_across
 from pds_bids.imaging.dwi import check_gradients
 from pds_bids.imaging.dwi_model import leave_one_out_weights, predict_others
@@ -104,71 +103,36 @@ def test_spoilt_slices_do_not_spread(make_dwi, displacement):
     assert error[5] < 2 * GOAL_MM
 
 
-@pytest.fixture
-def make_offset(rich_head, make_grid):
-    """A b0, a shell that lies elsewhere, and what is expected of it: nothing, unless an SD is given."""
-
-    def make(move, field=None):
-        grid = make_grid(zooms=(4, 4, 4))
-        pose = parameters_to_matrices([move], grid_centre(grid))[0]
-        light = 1.0 if field is None else field(grid.points())
-        there = rich_head(apply_affine(np.linalg.inv(pose), grid.points()))
-        b0 = 1000 * light * rich_head(grid.points())
-        return b0, light * 500 * there * np.exp(-0.7 * there), grid, pose
-
-    return make
-
-
-def nothing_expected(sd_mm=np.inf):
-    return Expected(np.eye(4), np.full(6, sd_mm))
-
-
-def test_offset_by_image_alone(make_offset, displacement, caplog):
-    b0, shell, grid, pose = make_offset([1.5, -1, 2, 0.02, 0.01, -0.03])
-    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), nothing_expected(), 1)
+def test_offset_is_kept_where_both_ways_agree(rich_head, make_grid, displacement, caplog):
+    grid = make_grid(zooms=(4, 4, 4))
+    pose = parameters_to_matrices([[1.5, -1, 2, 0.02, 0.01, -0.03]], grid_centre(grid))[0]
+    b0 = 1000 * rich_head(grid.points())
+    there = rich_head(apply_affine(np.linalg.inv(pose), grid.points()))
+    shell = 500 * there * np.exp(-0.7 * there)
+    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), np.eye(4), 1)
     assert displacement([found.b02shell], [pose])[0] < 0.1
     assert found.used == OffsetSource.REGRESSION
-    assert np.isnan(found.by_time_mm)
     assert not caplog.records
 
 
-def test_offset_in_a_steep_receive_field(make_offset, displacement):
-    """Light that falls to a half: one function of intensity for the whole head was 0.4 mm off."""
-    b0, shell, grid, pose = make_offset(
-        [1.5, -1, 2, 0.02, 0.01, -0.03],
-        lambda points: np.exp(-0.35 * (points[..., 2] + points[..., 1]) / 60 + 0.3 * (points[..., 1] / 60) ** 2),
-    )
-    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), nothing_expected(), 1)
-    assert found.used == OffsetSource.REGRESSION
-    assert displacement([found.b02shell], [pose])[0] < 0.1
-
-
-def test_regression_starts_from_time_where_mutual_information_goes_astray(
-    make_offset, displacement, monkeypatch
-):
-    b0, shell, grid, pose = make_offset([1.5, -1, 2, 0, 0, 0])
-    astray = parameters_to_matrices([[-14, 9, 12, 0.2, 0, 0]], grid_centre(grid))[0]
-    monkeypatch.setattr(dwi_offset.MutualInformation, "align", lambda *_: astray)
-    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), nothing_expected(), 1)
-    assert displacement([found.b02shell], [pose])[0] < 0.1
-
-
-def test_image_and_time_are_averaged_by_their_variances(make_offset, displacement):
-    b0, shell, grid, pose = make_offset([0.1, 0, 0, 0, 0, 0])
-    inner = inner_brain(b0, grid)
-    by_image = offset_of_shell(b0, shell, grid, inner, nothing_expected(), 1)
-    equal = offset_of_shell(b0, shell, grid, inner, nothing_expected(dwi_offset.SD_REGRESSION_MM), 1)
-    sure = offset_of_shell(b0, shell, grid, inner, nothing_expected(1e-3), 1)
-    alone = displacement([by_image.b02shell], [np.eye(4)])[0]
-    assert displacement([equal.b02shell], [np.eye(4)])[0] == pytest.approx(alone / 2, rel=0.05)
-    assert displacement([sure.b02shell], [np.eye(4)])[0] < 0.01 * alone
-
-
-def test_jump_of_the_head_is_believed_and_said(make_offset, displacement, caplog):
-    b0, shell, grid, pose = make_offset([3, 0, 0, 0, 0, 0])
-    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), nothing_expected(0.1), 1)
-    assert displacement([found.b02shell], [pose])[0] < 0.1
-    assert f"regression is {found.disagreement_mm:.2f} mm away" in caplog.text
+@pytest.mark.parametrize("right", OffsetSource)
+def test_inside_of_the_brain_decides_between_ways(right, rich_head, make_grid, displacement, monkeypatch):
+    grid = make_grid(zooms=(4, 4, 4))
+    moves = [[1.5, -1, 2, 0, 0, 0], [1.5, -1, -2, 0, 0, 0], [-1.5, 1, -2, 0, 0, 0]]
+    pose, astray, elsewhere = parameters_to_matrices(moves, grid_centre(grid))
+    if right == OffsetSource.NONE:
+        pose = np.eye(4)
+    b0 = 1000 * rich_head(grid.points())
+    there = rich_head(apply_affine(np.linalg.inv(pose), grid.points()))
+    shell = 500 * there * np.exp(-0.7 * there)
+    by_mutual = pose if right == OffsetSource.MUTUAL_INFORMATION else astray
+    by_regression = pose if right == OffsetSource.REGRESSION else elsewhere
+    monkeypatch.setattr(dwi_offset.MutualInformation, "align", lambda *_: by_mutual)
+    monkeypatch.setattr(dwi_offset, "refine_across", lambda *_: (by_regression, 0.0))
+    found = offset_of_shell(b0, shell, grid, inner_brain(b0, grid), np.eye(4), 1)
+    assert displacement([found.b02shell], [pose])[0] < 1e-9
+    assert found.used == right
+    assert f"{found.disagreement_mm:.2f} mm apart" in found.warning
 
 
 # Shift (mm) and slopes (mm per mm) along the axis of phase encoding for a gradient along R, A and S.
@@ -260,5 +224,5 @@ def test_contrasts_are_aligned_inside_the_brain(head, make_grid, displacement):
     # Another function of intensity, not monotonic, seen after a motion.
     there = head(apply_affine(np.linalg.inv(pose), grid.points()))
     moving = 500 * np.exp(-((there - 0.9) ** 2) / 0.2) * (there > 0.05)
-    found = refine_across(b0, moving, grid, inner_brain(b0, grid), np.eye(4))
-    assert displacement([found.pose], [pose])[0] < 0.2
+    found, _ = refine_across(b0, moving, grid, inner_brain(b0, grid), np.eye(4))
+    assert displacement([found], [pose])[0] < 0.2

@@ -13,9 +13,10 @@ from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.card import BASELINES, CARD, WEIGHTS, default_model_dir
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import Condition, UNetMethod
-from pds_bids.modalities import CONTRASTS
+from pds_bids.modalities import CONTRASTS, SOURCES, TARGETS, Contrast
 from pds_bids.models.unet import UNetConfig
 
+N = len(CONTRASTS)
 GRID = Grid((10, 9, 8), np.diag([3.0, 3, 3, 1]))
 WINDOW = Window((1, 1, 0), (8, 8, 8))
 
@@ -34,7 +35,7 @@ def make_method():
 def make_bank():
     rng = np.random.default_rng(0)
     mask = rng.random(GRID.shape) > 0.5
-    images = rng.random((2, 4, 3, *GRID.shape)) * np.array([1, 2, 3])[:, None, None, None]
+    images = rng.random((2, 4, N, *GRID.shape)) * np.arange(1, N + 1)[:, None, None, None]
     return Bank.from_images(mask, images[0], images[1], images[1].mean(0)), mask, images
 
 
@@ -55,9 +56,9 @@ def folder(tmp_path):
 def test_round_trip_gives_the_same_bits(folder):
     method, bundle = make_method(), load_bundle(folder)
     generator = torch.Generator().manual_seed(0)
-    source, template = (torch.rand(1, n, *WINDOW.shape, generator=generator) for n in (3, 4))
+    source, template = (torch.rand(1, n, *WINDOW.shape, generator=generator) for n in (N, 4))
     condition = Condition(
-        source, torch.ones(1, 3), template, torch.ones(1, 1, *WINDOW.shape), torch.tensor([0])
+        source, torch.ones(1, N), template, torch.ones(1, 1, *WINDOW.shape), torch.tensor([0])
     )
     expected, found = (m.sample(condition, [torch.Generator()]) for m in (method, bundle.method))
     assert torch.equal(expected.mean, found.mean)
@@ -69,10 +70,26 @@ def test_bank_round_trip_within_half_a_level(folder):
     _, mask, images = make_bank()
     bank = load_bundle(folder).bank
     np.testing.assert_array_equal(bank.mask, mask)
-    values = bank.source * bank.unit[:, None]
-    top = 255 * bank.unit[:, None]
-    np.testing.assert_allclose(values, np.minimum(images[0][..., mask], top), atol=bank.unit.max() / 1.9)
-    np.testing.assert_allclose(bank.volume(bank.atlas)[:, mask], images[1].mean(0)[:, mask], atol=2e-3)
+    for is_source, group, stored in ((True, SOURCES, images[0]), (False, TARGETS, images[1])):
+        for contrast in group:
+            channel = CONTRASTS.index(contrast)
+            expected = np.minimum(stored[1, channel][mask], 255 * bank.unit[channel])
+            found = bank.person(1, contrast, is_source=is_source)
+            np.testing.assert_allclose(found, expected, atol=bank.unit.max() / 1.9)
+    written = [CONTRASTS.index(contrast) for contrast in TARGETS]
+    atlas = images[1].mean(0)[written][:, mask]
+    np.testing.assert_allclose(bank.volume(bank.atlas)[:, mask], atlas, atol=4e-3)
+
+
+def test_a_person_without_an_image_teaches_nothing_about_it():
+    rng = np.random.default_rng(0)
+    mask = np.ones((4, 4, 4), bool)
+    images = rng.random((3, N, *mask.shape))
+    has = np.ones((3, N), bool)
+    has[1, CONTRASTS.index(Contrast.FA)] = False
+    bank = Bank.from_images(mask, images, images, images[0], np.ones((3, N), bool), has)
+    assert bank.people_with((Contrast.BOLD,), (Contrast.FA,)).tolist() == [0, 2]
+    assert bank.people_with((Contrast.BOLD,), (Contrast.MD,)).tolist() == [0, 1, 2]
 
 
 def change_byte(path):

@@ -52,14 +52,15 @@ def run(bundle, inputs, n=3, direction=Direction.BOLD2DWI, grid=GRID):
 
 def test_result_is_masked_named_and_reports_the_scale(bundle, inputs):
     result = run(bundle, inputs)
-    assert list(result.mean) == list(result.std) == [Contrast.DWI, Contrast.B0]
+    assert list(result.mean) == list(result.std) == [Contrast.DWI, Contrast.B0, Contrast.FA, Contrast.MD]
     source, mask, _ = inputs
     expected = source[Contrast.BOLD][mask].mean(0)
     np.testing.assert_allclose(result.source_scale[Contrast.BOLD], expected, rtol=1e-5)
     for volumes in (*result.mean.values(), *result.std.values()):
         assert volumes.dtype == np.float32
         assert not volumes[~mask].any()
-        assert volumes[mask].all()
+        assert (volumes >= 0).all()
+    assert all(volumes[mask].all() for volumes in result.std.values())
 
 
 def test_a_volume_does_not_depend_on_the_others(bundle, inputs):

@@ -14,11 +14,13 @@ from pds_bids.methods.gan import GANConfig, GANMethod
 from pds_bids.methods.ldm import LDMConfig, LDMMethod
 from pds_bids.methods.pgan import PGANConfig, PGANMethod
 from pds_bids.methods.sagan import SAGANConfig, SAGANMethod
+from pds_bids.modalities import CONTRASTS
 from pds_bids.models.autoencoder import AutoencoderConfig
 from pds_bids.models.denoiser import DenoiserConfig
 from pds_bids.models.discriminator import DiscriminatorConfig
 from pds_bids.models.generator import GeneratorConfig
 
+N = len(CONTRASTS)
 SHAPE = (16, 16, 16)
 SMALL = DiscriminatorConfig(8, 1)
 DENOISER = DenoiserConfig((8, 8), (False, False), head_width=8)
@@ -81,9 +83,9 @@ def test_perceptual_loss_of_the_truth_is_zero(batch, perceptual):
 
 def test_standardised_images_are_restored(batch):
     method = gan()
-    method.set_statistics(torch.rand(1, 3, *SHAPE), torch.zeros(1))
+    method.set_statistics(torch.rand(1, N, *SHAPE), torch.zeros(1))
     restored = method.restore(method.standardise(batch), batch)
-    torch.testing.assert_close(restored[0, 1:], batch.target[0, 1:])
+    torch.testing.assert_close(restored[0, 1:-1], batch.target[0, 1:-1])
     torch.testing.assert_close(restored[1, 0], batch.target[1, 0])
 
 
@@ -110,7 +112,7 @@ class TwoFaces(Baseline):
 
 def test_mean_and_spread_of_draws(batch):
     method = TwoFaces(GANConfig(n_samples=2), SHAPE)
-    method.calibration.copy_(torch.tensor([1.0, 3.0, 1.0]))
+    method.calibration.copy_(torch.tensor([1.0, 3.0, 1.0, 1, 1, 1]))
     result = method.sample(batch, [])
     inside = (batch.mask > 0).expand_as(result.mean)
     # Draws of 2 and 4 units of 0.2 about 1.
@@ -140,7 +142,7 @@ def test_every_size_fits_the_window(name, size):
     shape = DEFAULT_WINDOW.shape
     with torch.device("meta"):
         method = METHODS[name].of_size(size, shape)
-        image, known, step = torch.zeros(1, 3, *shape), torch.zeros(1, N_KNOWN), torch.zeros(1)
+        image, known, step = torch.zeros(1, N, *shape), torch.zeros(1, N_KNOWN), torch.zeros(1)
         inputs = torch.zeros(1, N_INPUTS, *shape)
         if name in ("ldm", "dit"):
             latent = torch.zeros(1, method.n_in, *method.latent_shape)
@@ -200,7 +202,7 @@ def test_scale_of_latent_images_follows_the_autoencoder(batch):
     rows, images, _ = method.pool(batch)
     # One source and two targets, and the other way round.
     assert rows.all()
-    latents = method.encode(images.view(2, 3, *SHAPE), rows)
+    latents = method.encode(images.view(2, N, *SHAPE), rows)
     assert float(latents.std()) == pytest.approx(1, abs=0.02)
 
 

@@ -100,7 +100,7 @@ def make_batch(seed=0):
     source = 1 + 0.3 * functional.interpolate(coarse, SHAPE, mode="trilinear")
     present = torch.zeros(2, n)
     for direction in Direction:
-        present[direction.code, [CONTRASTS.index(c) for c in MODALITIES[direction.source].contrasts]] = 1
+        present[direction.code, [CONTRASTS.index(c) for c in MODALITIES[direction.source].sources]] = 1
     mask = torch.zeros(2, 1, *SHAPE)
     mask[..., 2:14, 2:14, 1:15] = 1
     source = source * present[..., None, None, None] * mask

@@ -7,6 +7,7 @@ import torch
 from pds_bids.exceptions import UsageError
 from pds_bids.methods.baseline import SPREAD_FLOOR
 from pds_bids.methods.residual_flow import ResidualFlowConfig, ResidualFlowMethod
+from pds_bids.modalities import CONTRASTS
 from pds_bids.models.guided import GuidedConfig
 from pds_bids.models.unet import UNetConfig
 from pds_bids.models.wavelet import haar_forward
@@ -99,7 +100,7 @@ def test_samples_follow_an_exact_predictor(make, batch, generators):
         inside = method.support(batch) > 0
         residual = (result.mean - method.mean.sample(batch, []).mean)[inside]
         # Constant coefficients are no constant image; what matters is how much they vary between voxels.
-        wanted = method._residual(torch.full((2, 24, 8, 8, 8), 0.3), batch)[inside]
+        wanted = method._residual(torch.full((2, 8 * len(CONTRASTS), 8, 8, 8), 0.3), batch)[inside]
         biases[is_of_samples] = float((residual - wanted).std()) / unit
         spreads[is_of_samples] = float((result.std.square() - SPREAD_FLOOR**2)[inside].mean().sqrt()) / unit
     assert spreads[False] == pytest.approx(0.7, rel=0.03)

@@ -8,9 +8,10 @@ from torch.nn import functional
 
 from pds_bids.methods import METHODS, Batch, UNetMethod, target_weights
 from pds_bids.methods.unet import LEFT_RIGHT
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
+from pds_bids.modalities import CONTRASTS, MODALITIES, Contrast, Direction
 from pds_bids.models.unet import UNetConfig
 
+N = len(CONTRASTS)
 SHAPE = (16, 8, 8)
 CONFIG = UNetConfig((16, 16, 16), 1, 16)
 
@@ -26,10 +27,10 @@ def method():
 def make_batch(seed=0):
     """Return one person per direction; the target is a smooth function of place and of the source."""
     generator = torch.Generator().manual_seed(seed)
-    source = torch.rand(2, 3, *SHAPE, generator=generator)
-    present = torch.zeros(2, 3)
+    source = torch.rand(2, N, *SHAPE, generator=generator)
+    present = torch.zeros(2, N)
     for direction in Direction:
-        present[direction.code, [CONTRASTS.index(c) for c in MODALITIES[direction.source].contrasts]] = 1
+        present[direction.code, [CONTRASTS.index(c) for c in MODALITIES[direction.source].sources]] = 1
     source = source * present[..., None, None, None]
     place = torch.linspace(0, 1, SHAPE[1]).view(1, 1, 1, -1, 1)
     target = 1.5 - 0.8 * source.sum(1, keepdim=True) / present.sum(1).view(-1, 1, 1, 1, 1) + place
@@ -37,7 +38,7 @@ def make_batch(seed=0):
     mask[..., 0] = 0
     template = torch.rand(2, 4, *SHAPE, generator=generator)
     return Batch(
-        source, present, template, mask, torch.tensor([0, 1]), target.expand(-1, 3, -1, -1, -1) * mask
+        source, present, template, mask, torch.tensor([0, 1]), target.expand(-1, N, -1, -1, -1) * mask
     )
 
 
@@ -63,7 +64,7 @@ def test_losses_by_hand(method):
     method.network.atlas.fill_(0.5)
     losses = {name: value.detach() for name, value in method.losses(batch).items()}
     assert float(losses["l1"]) == pytest.approx(0.3, abs=1e-5)
-    assert float(losses["square"]) == pytest.approx(0.5 * 0.09, abs=1e-5)
+    assert float(losses["square"]) == pytest.approx(4 * 0.09, abs=1e-5)
     assert float(losses["gradient"]) == pytest.approx(0, abs=1e-5)
     # Laplace: log b + |e| / b with b = exp(-2.8).
     assert float(losses["scale"]) == pytest.approx(0.02 * (-2.8 + 0.3 * math.exp(2.8)), abs=1e-4)
@@ -80,11 +81,27 @@ def test_only_target_contrasts_in_the_brain_are_learned(method):
     changed = batch.target.clone()
     changed[0, 0] += 3
     changed[1, 1:] += 3
+    changed[0, -1] += 3
     changed[..., 0] += 3
     new = method.losses(replace(batch, target=changed))
     # The gradient term looks one voxel beyond the mask on its upper side, so it is left out.
     for name in ("l1", "square", "scale"):
         assert abs((new[name] - base[name]).item()) < 1e-6, name
+
+
+def test_absent_truth_is_not_learned(method):
+    """Without FA and MD the loss is that of the other contrasts, whatever stands in their channels."""
+    batch = make_batch()
+    given = torch.ones(2, N)
+    given[0, [CONTRASTS.index(Contrast.FA), CONTRASTS.index(Contrast.MD)]] = 0
+    known = replace(batch, given=given)
+    assert known.weights[0].tolist() == [0, 0.5, 0.5, 0, 0, 0]
+    changed = batch.target.clone()
+    changed[0, [CONTRASTS.index(Contrast.FA), CONTRASTS.index(Contrast.MD)]] += 3
+    other = method.losses(replace(known, target=changed))
+    for name, loss in method.losses(known).items():
+        assert float(loss) == pytest.approx(float(other[name]), abs=1e-6), name
+    assert method.losses(replace(batch, target=changed))["l1"] > 1.3 * other["l1"]
 
 
 def test_overfits_one_batch(method):
@@ -125,7 +142,8 @@ def test_sample_of_the_mirror_image_is_the_mirrored_sample(method):
 def test_std_follows_its_formula(method):
     """Spread over the four passes and learned error, joined and calibrated, recomputed with NumPy."""
     method = perturb(method).eval()
-    method.calibration.copy_(torch.tensor([1.0, 2.0, 0.5]))
+    factors = torch.arange(1.0, N + 1) / 2
+    method.calibration.copy_(factors)
     batch = make_batch()
     result = method.sample(batch, generators(2))
     means, scales = [], []
@@ -137,7 +155,8 @@ def test_std_follows_its_formula(method):
             means.append(mean.flip(flips).numpy())
             scale = functional.interpolate(log.exp(), scale_factor=2, mode="trilinear")
             scales.append(scale.flip(flips).numpy())
-    expected = np.sqrt(np.var(means, 0) + 2 * np.mean(scales, 0) ** 2) * [[[[1.0]]], [[[2.0]]], [[[0.5]]]]
+    expected = np.sqrt(np.var(means, 0) + 2 * np.mean(scales, 0) ** 2)
+    expected *= factors.numpy()[:, None, None, None]
     np.testing.assert_allclose(result.std.numpy(), expected * batch.mask.numpy(), atol=1e-4)
     np.testing.assert_allclose(result.mean.numpy(), np.mean(means, 0) * batch.mask.numpy(), atol=1e-4)
 
@@ -152,12 +171,12 @@ def test_architecture_builds_the_same_method(method):
 def test_target_weights_sum_to_one():
     weights = target_weights(torch.tensor([1, 0, 1]))
     assert weights.sum(1).tolist() == [1, 1, 1]
-    assert weights[1].tolist() == [0, 0.5, 0.5]
+    assert weights[1].tolist() == [0, 0.25, 0.25, 0.25, 0.25, 0]
 
 
 def test_error_head_does_not_move_the_image(method):
     """The loss of the error head has no gradient for the maps that make the image."""
     perturb(method).losses(make_batch())["scale"].backward()
     gradient = method.network.head.get_parameter("weight").grad
-    assert not gradient[:-3].any()
-    assert gradient[-3:].any()
+    assert not gradient[:-N].any()
+    assert gradient[-N:].any()

@@ -12,7 +12,8 @@ from pds_bids.models.unet import (
 )
 
 SHAPE = (8, 16, 8)
-BOLD, DWI, B0 = (CONTRASTS.index(c) for c in (Contrast.BOLD, Contrast.DWI, Contrast.B0))
+BOLD, DWI, B0, FA, MD, T1W = (CONTRASTS.index(c) for c in Contrast)
+N = len(CONTRASTS)
 
 
 @pytest.fixture
@@ -28,8 +29,9 @@ def inputs(seed=0, n=1):
     def random(channels):
         return torch.rand(n, channels, *SHAPE, generator=generator)
 
-    source = random(3) * torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1)
-    present = torch.tensor([[1.0, 0, 0]]).repeat(n, 1)
+    present = torch.zeros(n, N)
+    present[:, BOLD] = 1
+    source = random(N) * present[..., None, None, None]
     mask = (random(1) > 0.2).float()
     return source * mask, present, random(4), mask, torch.zeros(n, dtype=torch.long)
 
@@ -44,15 +46,19 @@ def test_blocks_hold_the_eight_neighbours():
 
 
 def test_every_pair_of_the_polynomial_crosses_modalities():
-    assert set(POLYNOMIAL_PAIRS) == {(DWI, BOLD), (B0, BOLD), (BOLD, DWI), (BOLD, B0)}
+    crossing = {(target, BOLD) for target in (DWI, B0, FA, MD)} | {(BOLD, DWI), (BOLD, B0)}
+    anatomy = {(target, T1W) for target in (BOLD, DWI, B0, FA, MD)}
+    assert set(POLYNOMIAL_PAIRS) == crossing | anatomy
+    assert len(POLYNOMIAL_PAIRS) == 11
 
 
 def test_untrained_network_is_the_local_polynomial_of_its_prior(network):
     """With a zero head, ``mean = atlas + b s + c s^2`` by hand, constant maps."""
     source, present, template, mask, direction = inputs()
     network.atlas.fill_(0.7)
-    for pair, (b, c) in enumerate([(0.5, -0.2), (0.1, 0.3), (0, 0), (0, 0)]):
-        network.prior[0, pair], network.prior[0, pair + 4] = b, c
+    for target, (b, c) in {DWI: (0.5, -0.2), B0: (0.1, 0.3)}.items():
+        pair = POLYNOMIAL_PAIRS.index((target, BOLD))
+        network.prior[0, pair], network.prior[0, pair + len(POLYNOMIAL_PAIRS)] = b, c
     mean, log_scale = network(source, present, template, mask, direction)
     s = (source[:, BOLD] - 0.7) * mask[:, 0]
     expected = {(DWI): 0.7 + 0.5 * s - 0.2 * s**2, B0: 0.7 + 0.1 * s + 0.3 * s**2}
@@ -88,7 +94,7 @@ def test_withheld_contrast_cannot_leak(network):
 
 def test_outside_the_mask_is_zero(network):
     given = inputs()
-    assert not trained(network)(*given)[0][(given[3] == 0).expand(-1, 3, -1, -1, -1)].any()
+    assert not trained(network)(*given)[0][(given[3] == 0).expand(-1, N, -1, -1, -1)].any()
 
 
 def test_gradient_reaches_every_parameter(network):

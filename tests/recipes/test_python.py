@@ -68,8 +68,9 @@ def test_synthesize_after_fmriprep_is_the_app(phantom, fmriprep, python, tmp_pat
     # One of Nipype's own plugins; the other recipe runs under MultiProc.
     options = ("--participant-label", "01", "--n-segments", 2, "--plugin", "Linear")
     python(recipe, fmriprep, tmp_path / "recipe", *options)
-    for end in ("", "+std", "+segments", "+b0"):
-        name = f"{MNI}_res-3_desc-synthetic{end}_dwiref.nii.gz"
+    ends = [f"desc-synthetic{end}_dwiref" for end in ("", "+std", "+segments", "+b0")]
+    for end in (*ends, "model-tensor_param-fa_desc-synthetic_dwimap"):
+        name = f"{MNI}_res-3_{end}.nii.gz"
         ours = voxels(tmp_path / "out", f"sub-01_{name}")
         np.testing.assert_array_equal(voxels(tmp_path / "recipe", name), ours, err_msg=name)
         assert ours.any()
@@ -80,13 +81,19 @@ def test_synthesize_after_fmriprep_is_the_app(phantom, fmriprep, python, tmp_pat
     assert "Hippocampus" in rows[0]
 
 
-def test_full_pipeline_is_the_app(phantom, app, python, tmp_path):
-    python(RECIPES / "full_pipeline.py", phantom, tmp_path, "--participant-label", "01", *OPTIONS)
+@pytest.mark.heavy
+def test_full_pipeline_is_the_app(make_phantoms, python, tmp_path):
+    data = make_phantoms(participants=1, missing="dwi")
+    command = ("-m", "pds_bids.cli.run", data, tmp_path / "out", "participant", "-w", tmp_path / "work")
+    python(*command, *OPTIONS)
+    python(RECIPES / "full_pipeline.py", data, tmp_path / "recipe", "--participant-label", "01", *OPTIONS)
     name = f"{MNI}_res-3_desc-synthetic_dwiref.nii.gz"
-    np.testing.assert_array_equal(voxels(tmp_path, name), voxels(app / "out", f"sub-01_{name}"))
-    assert any(tmp_path.rglob(f"{MNI}_res-3_desc-synthetic+smooth_dwiref.nii.gz"))
+    ours = voxels(tmp_path / "out", f"sub-01_{name}")
+    np.testing.assert_array_equal(voxels(tmp_path / "recipe", name), ours)
+    assert any((tmp_path / "recipe").rglob(f"{MNI}_res-3_desc-synthetic+smooth_dwiref.nii.gz"))
 
 
+@pytest.mark.heavy
 def test_preprocess_bold_is_the_app(phantom, app, python, tmp_path):
     (bold,) = phantom.glob("sub-01/func/*_bold.nii.gz")
     python(RECIPES / "preprocess_bold.py", bold, tmp_path, *OPTIONS)
@@ -95,6 +102,7 @@ def test_preprocess_bold_is_the_app(phantom, app, python, tmp_path):
     np.testing.assert_array_equal(np.asarray(nib.load(stack).dataobj)[..., 1:], ours)
 
 
+@pytest.mark.heavy
 def test_preprocess_dwi_ends_with_a_tensor(make_phantoms, python, tmp_path):
     folder = make_phantoms(participants=1, missing="bold", with_t1w=False)
     (dwi,) = folder.glob("sub-01/dwi/*_dwi.nii.gz")

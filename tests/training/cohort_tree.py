@@ -43,6 +43,9 @@ def person(name, brighter=None):
         Contrast.BOLD: 900 * bold,
         Contrast.DWI: 300 * (2.2 - bold).clip(0.1),
         Contrast.B0: 500 * bold**0.5,
+        Contrast.FA: 0.2 * bold,
+        Contrast.MD: 1e-3 * (1.8 - bold).clip(0.1),
+        Contrast.T1W: 80 * bold,
     }
     return images, {"bold": BRAIN, "dwi": _ball(23.5)}
 
@@ -58,14 +61,19 @@ def write_person(tree, name, *, session="", without="", status="passed", brighte
         ("mean", Modality.DWI, images[Contrast.DWI]),
         ("b0", Modality.DWI, images[Contrast.B0]),
         ("mask", Modality.DWI, masks["dwi"].astype(np.uint8)),
+        ("fa", Modality.DWI, images[Contrast.FA]),
+        ("md", Modality.DWI, images[Contrast.MD]),
+        ("t1w", None, images[Contrast.T1W]),
     ]
     for key, modality, data in content:
         if without in (str(modality), key):
             continue
-        path = tree / output_path(key, entities[modality], modality, in_template=True)
+        path = tree / output_path(key, entities.get(modality, base), modality, in_template=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = data if data.dtype == np.uint8 else (data * masks[str(modality)]).astype("f4")
+        kind = data if data.dtype == np.uint8 else (data * masks.get(str(modality), BRAIN)).astype("f4")
         nib.Nifti1Image(kind, MODEL_GRID.vox2ras).to_filename(path)
+        if modality is None:
+            continue
         quality = tree / output_path("qc", entities[modality], modality)
         quality.write_text(json.dumps({"registration": {"status": status}}))
 

@@ -8,7 +8,8 @@ import torch
 from cohort_tree import person, template, write_person, write_tree
 
 from pds_bids.exceptions import NothingSelectedError, UsageError
-from pds_bids.modalities import CONTRASTS, Contrast
+from pds_bids.inference.prepare import Window
+from pds_bids.modalities import CONTRASTS, MAP_UNITS, Contrast, Direction
 from pds_bids.template import MODEL_GRID
 from pds_bids.training.cohort import (
     CohortPairs,
@@ -17,7 +18,7 @@ from pds_bids.training.cohort import (
     load_cohort,
     read_diagnoses,
 )
-from pds_bids.training.data import Split
+from pds_bids.training.data import Split, make_example
 from pds_bids.training.statistics import parcel_weights
 
 
@@ -53,10 +54,26 @@ def test_pairs_are_the_acquired_images(tree):
     mask = masks["bold"] & masks["dwi"]
     np.testing.assert_array_equal(pair.mask, mask)
     for contrast in CONTRASTS:
-        expected = np.where(mask, images[contrast] / images[contrast][mask].mean(), 0)
+        unit = MAP_UNITS.get(contrast) or images[contrast][mask].mean()
+        expected = np.where(mask, images[contrast] / unit, 0)
         np.testing.assert_allclose(pair.source[CONTRASTS.index(contrast)], expected, atol=1e-4)
     assert pair.target is pair.source
     assert pair.name == "sub-01"
+
+
+def test_what_is_not_there_is_neither_read_nor_learned(tmp_path):
+    write_person(tmp_path, "01", without="fa")
+    write_person(tmp_path, "02", without="t1w")
+    visits, left_out = find_visits(tmp_path)
+    assert not left_out
+    pairs = CohortPairs(visits, template(), 1)
+    lacking = [set(Contrast) - pairs.pair(index).has_target for index in range(2)]
+    assert lacking == [{Contrast.FA}, {Contrast.T1W}]
+    window = Window((4, 4, 4), (56, 64, 56))
+    example = make_example(pairs.pair(0), window, Direction.BOLD2DWI)
+    assert example["given"].tolist() == [1, 1, 1, 0, 1, 1]
+    assert example["present"].tolist() == [1, 0, 0, 0, 0, 1]
+    assert make_example(pairs.pair(1), window, Direction.BOLD2DWI)["present"].tolist() == [1, 0, 0, 0, 0, 0]
 
 
 def test_every_round_holds_everybody_once(tree):

@@ -35,9 +35,10 @@ def test_split_refuses_leaks_and_empty_training(names):
 def test_example_has_unit_mean_and_only_its_sources():
     pair = ToyPairs().pair(3)
     pair.source *= 7
-    example = make_example(pair, WINDOW, Direction.DWI2BOLD, drop=[Contrast.B0])
+    example = make_example(pair, WINDOW, Direction.DWI2BOLD, drop=[Contrast.B0, Contrast.T1W])
+    assert make_example(pair, WINDOW, Direction.DWI2BOLD)["present"].tolist() == [0, 1, 1, 0, 0, 1]
     mask = example["mask"][0] > 0
-    assert example["present"].tolist() == [0, 1, 0]
+    assert example["present"].tolist() == [0, 1, 0, 0, 0, 1]
     assert float(example["source"][DWI][mask].mean()) == pytest.approx(1, abs=1e-5)
     assert not example["source"][[BOLD, B0]].any()
     np.testing.assert_allclose(
@@ -56,19 +57,19 @@ def test_examples_depend_on_their_index_only():
 
 
 def test_mirrored_examples_are_mirrored_people_under_the_same_template():
-    plain = stream(p_mirror=0, p_drop_contrast=0, p_drop_template=0).example(0)
-    mirrored = stream(p_mirror=1, p_drop_contrast=0, p_drop_template=0).example(0)
+    plain = stream(p_mirror=0, p_drop_contrast=0, p_drop_template=0, p_drop_anatomy=0).example(0)
+    mirrored = stream(p_mirror=1, p_drop_contrast=0, p_drop_template=0, p_drop_anatomy=0).example(0)
     for name in ("source", "mask", "target"):
         assert torch.equal(mirrored[name], plain[name].flip(1))
     assert torch.equal(mirrored["template"], plain["template"])
 
 
 def test_dropout_withholds_one_of_two_contrasts_and_the_template():
-    always = stream(p_drop_contrast=1, p_drop_template=1)
+    always = stream(p_drop_contrast=1, p_drop_template=1, p_drop_anatomy=1)
     example = always.example(Direction.DWI2BOLD.code)
-    assert example["present"].sum() == 1
+    assert example["present"].sum() == 1 + example["present"][-1]
     assert not example["template"].any()
-    assert always.example(Direction.BOLD2DWI.code)["present"].tolist() == [1, 0, 0]
+    assert always.example(Direction.BOLD2DWI.code)["present"].tolist()[:-1] == [1, 0, 0, 0, 0]
 
 
 def same(one, other):

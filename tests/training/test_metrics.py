@@ -5,9 +5,11 @@ from scipy import stats
 from toy_people import B0, BOLD, DWI, WINDOW, ToyPairs, make_method, stream
 
 from pds_bids.methods import SampleResult
-from pds_bids.modalities import CONTRASTS, Direction
+from pds_bids.modalities import CONTRASTS, TARGETS, Contrast, Direction
 from pds_bids.training.data import collate, make_example, to_device
 from pds_bids.training.metrics import LEVELS, calibrate, coverage, mean_square_errors
+
+FA, MD = (CONTRASTS.index(c) for c in (Contrast.FA, Contrast.MD))
 
 
 @pytest.fixture
@@ -18,13 +20,13 @@ def method():
 def test_calibration_covers_68_percent(method):
     batches = [collate([stream().example(2 * i), stream().example(2 * i + 1)]) for i in range(2)]
     report = calibrate(method, batches)
-    inside = {BOLD: [], DWI: [], B0: []}
+    inside = {BOLD: [], DWI: [], B0: [], FA: [], MD: []}
     kinds = ("factor", "within_2_std", "interval_50", "interval_80", "interval_95")
-    assert set(report) == {f"{kind}_{c}" for kind in kinds for c in CONTRASTS}
+    assert set(report) == {f"{kind}_{c}" for kind in kinds for c in TARGETS}
     for examples in batches:
         batch = to_device(examples, "cpu")
         sample = method.sample(batch, [torch.Generator()] * 2)
-        for row, channels in ((0, (DWI, B0)), (1, (BOLD,))):
+        for row, channels in ((0, (DWI, B0, FA, MD)), (1, (BOLD,))):
             where = batch.mask[row, 0] > 0
             for channel in channels:
                 z = (sample.mean - batch.target)[row, channel] / sample.std[row, channel]
@@ -66,7 +68,7 @@ def heavy_people(n, seed):
 def test_intervals_cover_other_people_although_tails_are_heavy():
     method = HeavyTails()
     report = calibrate(method, list(heavy_people(40, 0)))
-    for contrast in CONTRASTS:
+    for contrast in TARGETS:
         for level in LEVELS:
             expected = stats.t(3).ppf(0.5 + level / 200) / stats.t(3).ppf(0.5 + 0.6827 / 2)
             assert report[f"interval_{level}_{contrast}"] == pytest.approx(expected, rel=0.06)

@@ -29,12 +29,18 @@ class ToyPairs:
         mask = np.zeros(GRID_SHAPE, bool)
         mask[2:16, 2:8, 1:8] = True
         base = 1 + 3 * ndimage.gaussian_filter(rng.normal(size=GRID_SHAPE), 2)
-        target = np.stack([base, 2 - base, base**2]) * mask
+        target = np.stack([base, 2 - base, base**2, base / 2, 1.5 - base / 2, base**3]) * mask
         target /= target[:, mask].mean(1)[:, None, None, None]
         source = target + self.noise * rng.normal(size=target.shape) * mask
         template = np.ones((4, *GRID_SHAPE))
         return SimpleNamespace(
-            source=source.astype("f4"), target=target.astype("f4"), mask=mask, template=template, name="toy"
+            source=source.astype("f4"),
+            target=target.astype("f4"),
+            mask=mask,
+            template=template,
+            name="toy",
+            has_source={Contrast.BOLD, Contrast.DWI, Contrast.B0, Contrast.T1W},
+            has_target=set(Contrast),
         )
 
 

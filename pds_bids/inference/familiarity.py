@@ -1,0 +1,130 @@
+"""Whether a source is like anything that a model has seen: a few figures against their range in training."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from scipy import ndimage
+
+from pds_bids.modalities import SOURCES, Contrast
+
+__all__ = ["FEATURES", "describe_source", "find_oddities", "gather_ranges", "widened_by"]
+
+#: What is measured, and how a warning says it.
+FEATURES = {
+    "tissue_fit": "follows the template's tissues",
+    "grey_to_white": "grey over white matter",
+    "fluid_to_white": "fluid over white matter",
+    "mirror": "resemblance of the two sides",
+    "spread": "spread of intensities",
+    "largest_blob": "largest region unlike its tissue",
+    "detail": "detail between neighbouring voxels",
+    "coverage": "share of the template's brain",
+}
+Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
+
+PURE = 0.7
+BLOB_SIGMA_VOXELS = 2.5
+# People of the training are few: their range is widened by this share on both sides.
+LIMITS_PERCENT = (5, 95)
+MARGIN = 0.25
+# Largest factor on the standard deviation of what is synthesised from an unfamiliar source.
+LARGEST_FACTOR = 3.0
+
+
+def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -> dict[str, float]:
+    """Measure an image in template space.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(X, Y, Z)``, in-brain mean 1, in a window that is symmetric about the middle of the brain.
+    mask : ndarray
+        ``(X, Y, Z)`` bool, brain, not empty.
+    template : ndarray
+        ``(4, X, Y, Z)``: grey matter, white matter, fluid, T1w; zero outside of the template's brain.
+
+    Returns
+    -------
+    dict of str to float
+        `FEATURES`; 0 where one is not defined, as without grey matter.
+    """
+    tissues = template[:3]
+    design = np.stack([np.ones(int(mask.sum())), *tissues[:, mask], template[3][mask]], 1).astype(np.float64)
+    values = image[mask].astype(np.float64)
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    residual = np.zeros(mask.shape)
+    residual[mask] = values - design @ coefficients
+    spread = float(values.std())
+    weight = ndimage.gaussian_filter(mask.astype(float), BLOB_SIGMA_VOXELS)
+    blob = np.abs(ndimage.gaussian_filter(residual, BLOB_SIGMA_VOXELS)) / np.maximum(weight, 0.3)
+    inner = ndimage.binary_erosion(mask, iterations=2)
+    both = mask & mask[::-1]
+    grey, white, fluid = (_mean(image, mask & (tissue > PURE)) for tissue in tissues)
+    steps = [np.diff(image, axis=axis)[(mask & np.roll(mask, -1, axis)).take(range(n - 1), axis)]
+             for axis, n in enumerate(mask.shape)]  # fmt: skip
+    return {
+        "tissue_fit": 1 - float(np.var(residual[mask])) / spread**2 if spread else 0.0,
+        "grey_to_white": grey / white if white else 0.0,
+        "fluid_to_white": fluid / white if white else 0.0,
+        "mirror": _correlation(image[both], image[::-1][both]),
+        "spread": spread,
+        "largest_blob": float(blob[inner].max()) if inner.any() else 0.0,
+        "detail": float(np.std(np.concatenate(steps))) / spread if spread else 0.0,
+        "coverage": float(mask.sum() / max((tissues.sum(0) > 0).sum(), 1)),
+    }
+
+
+def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """Return the range of every figure over people, by contrast, from what `describe_source` gave.
+
+    The range is that of the 5th to the 95th percentile, widened by a quarter on both sides: the few people
+    of the simulation whose contrast is arbitrary do not count.
+    """
+    found: dict[Contrast, list[dict[str, float]]] = {}
+    for person in people:
+        for contrast, figures in person.items():
+            found.setdefault(contrast, []).append(figures)
+    ranges: dict[str, dict[str, list[float]]] = {}
+    for contrast in SOURCES:
+        for name in FEATURES if contrast in found else ():
+            low, high = np.percentile([figures[name] for figures in found[contrast]], LIMITS_PERCENT)
+            reach = MARGIN * (high - low)
+            limits = [round(float(low - reach), 4), round(float(high + reach), 4)]
+            ranges.setdefault(str(contrast), {})[name] = limits
+    return ranges
+
+
+def find_oddities(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> list[str]:
+    """Return one sentence per figure that lies outside of its range; empty for a familiar source."""
+    return [
+        f"source {contrast}: {FEATURES[name]} is {value:.2f}, training people have "
+        f"{limits[0]:.2f} to {limits[1]:.2f}; look at the synthetic image with suspicion"
+        for contrast, named in figures.items()
+        for name, value in named.items()
+        for limits in [ranges.get(str(contrast), {}).get(name, (-np.inf, np.inf))]
+        if not limits[0] <= value <= limits[1]
+    ]
+
+
+def widened_by(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> float:
+    """Return the factor on standard deviations: 1 within all ranges, at most 3.
+
+    It grows with the distance from the range in units of the range.
+    """
+    excess = 0.0
+    for contrast, named in figures.items():
+        for name, value in named.items():
+            low, high = ranges.get(str(contrast), {}).get(name, (-np.inf, np.inf))
+            width = max(high - low, 1e-6)
+            excess = max(excess, (low - value) / width, (value - high) / width)
+    return float(min(1 + excess, LARGEST_FACTOR))
+
+
+def _mean(image: np.ndarray, where: np.ndarray) -> float:
+    return float(image[where].mean()) if where.any() else 0.0
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if one.size < 2 or not one.std() or not other.std():
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
