@@ -212,10 +212,10 @@ def test_a_network_finds_a_planted_place():
 
 
 def test_the_network_runs_through_the_cross_validation():
-    mask = np.ones((8, 8, 8), bool)
+    mask = np.ones((12, 12, 12), bool)
     rng = np.random.default_rng(1)
     labels = np.array(["AD", "NC"] * 12)
-    rows = rng.normal(size=(24, 512)) + 2.0 * (labels == "AD")[:, None]
+    rows = rng.normal(size=(24, 12**3)) + 2.0 * (labels == "AD")[:, None]
     people = tuple(map(str, range(24)))
     blocks = Blocks(people, {(BOLD, ACQUIRED): rows})
     folds = make_folds(people, labels, 2, 0)
