@@ -18,7 +18,7 @@ FEATURES = {
     "spread": "spread of intensities",
     "largest_blob": "largest region unlike its tissue",
     "detail": "detail between neighbouring voxels",
-    "coverage": "share of the template's brain",
+    "likeness": "likeness to a T1w image",
 }
 Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -26,7 +26,7 @@ PURE = 0.7
 BLOB_SIGMA_VOXELS = 2.5
 # People of the training are few: their range is widened by this share on both sides.
 LIMITS_PERCENT = (5, 95)
-MARGIN = 0.25
+MARGIN = 0.5
 # Largest factor on the standard deviation of what is synthesised from an unfamiliar source.
 LARGEST_FACTOR = 3.0
 
@@ -70,14 +70,14 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
         "spread": spread,
         "largest_blob": float(blob[inner].max()) if inner.any() else 0.0,
         "detail": float(np.std(np.concatenate(steps))) / spread if spread else 0.0,
-        "coverage": float(mask.sum() / max((tissues.sum(0) > 0).sum(), 1)),
+        "likeness": _correlation(values, template[3][mask]),
     }
 
 
 def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
     """Return the range of every figure over people, by contrast, from what `describe_source` gave.
 
-    The range is that of the 5th to the 95th percentile, widened by a quarter on both sides: the few people
+    The range is that of the 5th to the 95th percentile, widened by half of it on both sides: the few people
     of the simulation whose contrast is arbitrary do not count.
     """
     found: dict[Contrast, list[dict[str, float]]] = {}

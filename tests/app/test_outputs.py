@@ -62,6 +62,24 @@ def test_a_synthetic_image_is_near_its_unit_and_segments_are_its_neighbours(fini
         assert np.corrcoef(segments[..., k][brain], mean[brain])[0, 1] > 0.8
 
 
+def test_synthetic_maps_have_units_and_plausible_values(finished):
+    """FA between 0 and 1, MD of tissue; the mask and the watermark as for the other images."""
+    out = finished[1]
+    for key, low, high, unit in (("fa", 0.05, 0.5, "1"), ("md", 0.5e-3, 1.6e-3, "mm^2/s")):
+        for name in (f"synthetic_{key}", f"synthetic_{key}std"):
+            for in_template in (True, False):
+                path = out / output_path(name, {"sub": "01"}, Modality.DWI, in_template=in_template)
+                image = nib.load(path)
+                assert b"SYNTHETIC" in image.header["descrip"].item()
+                sidecar = json.loads(Path(str(path).replace(".nii.gz", ".json")).read_text())
+                assert sidecar["Synthetic"] is True
+                assert sidecar["Units"] == unit
+        path = out / output_path(f"synthetic_{key}", {"sub": "01"}, Modality.DWI, in_template=True)
+        data = np.asanyarray(nib.load(path).dataobj)
+        assert low < data[data > 0].mean() < high
+        assert data.min() == 0
+
+
 def test_sidecars_tell_how_an_image_was_made(finished):
     out = finished[1]
     sidecars = list(out.rglob("*desc-synthetic*ref.json"))

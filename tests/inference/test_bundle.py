@@ -10,7 +10,7 @@ from pds_bids.exceptions import WeightsError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bank import Bank
 from pds_bids.inference.bundle import load_bundle, save_bundle
-from pds_bids.inference.card import BASELINES, CARD, WEIGHTS, default_model_dir
+from pds_bids.inference.card import BASELINES, CARD, SHIPPED, WEIGHTS, default_model_dir, shipped_bundle
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import Condition, UNetMethod
 from pds_bids.modalities import CONTRASTS, SOURCES, TARGETS, Contrast
@@ -168,10 +168,18 @@ def test_safetensors_that_is_none_is_refused(folder):
         load_bundle(folder)
 
 
-def test_the_default_bundle_is_intact():
-    bundle = load_bundle(default_model_dir())
+@pytest.mark.parametrize("name", SHIPPED)
+def test_bundles_of_the_package_are_intact(name):
+    bundle = load_bundle(shipped_bundle(name))
     assert bundle.method.name == "unet"
     assert bundle.bank.mask.shape == bundle.grid.shape
     assert bundle.card["limits"]
-    size = sum(path.stat().st_size for path in bundle.folder.iterdir())
-    assert size < 11e6
+    assert set(bundle.card["source_ranges"]) == set(SOURCES)
+    assert bundle.card["training"]["command"].startswith("python benchmarks/train_default.py")
+    assert bundle.card["evaluation"]["held_out_phantoms"]["n_pairs"] > 0
+
+
+def test_bundles_of_the_package_are_small_enough():
+    files = [path for name in SHIPPED for path in shipped_bundle(name).iterdir()]
+    assert sum(path.stat().st_size for path in files) < 30e6
+    assert default_model_dir() == shipped_bundle("default")

@@ -41,7 +41,8 @@ def test_figures_of_a_known_image():
     assert figures["fluid_to_white"] == 0
     assert figures["mirror"] == pytest.approx(1)
     assert figures["spread"] == pytest.approx(0.2)
-    assert figures["coverage"] == 1
+    assert figures["likeness"] == 0
+    assert describe_source(image, mask, np.stack([*template[:3], 2 - image]))["likeness"] == pytest.approx(-1)
     image[9, 9, 9] += 5
     assert describe_source(image, mask, template)["largest_blob"] > figures["largest_blob"] + 0.01
 
@@ -51,8 +52,8 @@ def test_ranges_hold_the_people_that_they_come_from():
     complete = [{c: dict.fromkeys(describe_names(), 0.0) | named for c, named in f.items()} for f in figures]
     ranges = gather_ranges(complete)
     low, high = ranges["bold"]["spread"]
-    assert low == pytest.approx(1.05 - 0.25 * 0.9)
-    assert high == pytest.approx(1.95 + 0.25 * 0.9)
+    assert low == pytest.approx(1.05 - 0.5 * 0.9)
+    assert high == pytest.approx(1.95 + 0.5 * 0.9)
     assert not find_oddities({Contrast.BOLD: {"spread": 1.5}}, ranges)
     (oddity,) = find_oddities({Contrast.BOLD: {"spread": 3.0}}, ranges)
     assert "source bold" in oddity
