@@ -10,6 +10,7 @@ from pds_bids import __version__
 from pds_bids.cli.parser import build_parser, parse_args
 from pds_bids.cli.validate import check_device
 from pds_bids.config import (
+    Classifier,
     DenoiseMethod,
     Device,
     EchoCombination,
@@ -88,6 +89,15 @@ OPTIONS = [
     ("--resume", "resume", True),
     ("--devices 2", "devices", 2),
     ("--tensorboard", "tensorboard", True),
+    ("--atlas Schaefer2018", "atlas", "Schaefer2018"),
+    ("--group-column group", "group_column", "group"),
+    ("--covariates age sex", "covariates", ("age", "sex")),
+    ("--covariates", "covariates", ()),
+    ("--person-column person", "person_column", "person"),
+    ("--exclude-rejected", "exclude_rejected", True),
+    ("--classifiers svm cnn", "classifiers", (Classifier.SVM, Classifier.CNN)),
+    ("--n-folds 4", "n_folds", 4),
+    ("--permutations 9", "permutations", 9),
     ("--dummy-scans 2", "dummy_scans", 2),
     ("--fd-spike-threshold 0.3", "fd_spike_threshold", 0.3),
     ("--nprocs 3", "nprocs", 3),
@@ -190,7 +200,10 @@ def test_model_dir_from_the_environment(tmp_path, monkeypatch):
     [
         ([], "the following arguments are required: bids_dir, output_dir, analysis_level"),
         (["/data", "/out"], "required: analysis_level"),
-        (["/data", "/out", "group"], "invalid choice: 'group' (choose from 'participant', 'train')"),
+        (
+            ["/data", "/out", "groups"],
+            "invalid choice: 'groups' (choose from 'participant', 'group', 'train')",
+        ),
         (["/data", "/data", "participant"], "is the input dataset"),
         (["/data", "/data/out", "participant"], "is inside the input dataset"),
         ([*POSITIONAL, "-w", "/data/work"], "work folder /data/work is inside the input dataset"),

@@ -409,7 +409,7 @@ def test_dataset_without_sessions(tmp_path):
 
 def test_assembling_loads_neither_torch_nor_matplotlib():
     code = (
-        "import sys, pds_bids.reports.assemble as a; a._environment(); "
+        "import sys, pds_bids.reports.assemble as a; a.page_environment(); "
         "print([m for m in ('torch', 'monai', 'matplotlib', 'nireports') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
