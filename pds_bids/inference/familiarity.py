@@ -13,6 +13,7 @@ __all__ = ["FEATURES", "describe_source", "find_oddities", "gather_ranges", "wid
 #: What is measured, and how a warning says it.
 FEATURES = {
     "tissue_fit": "follows the template's tissues",
+    "upright": "better fit to tissues than upside down",
     "grey_to_white": "grey over white matter",
     "fluid_to_white": "fluid over white matter",
     "mirror": "resemblance of the two sides",
@@ -65,6 +66,7 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
     spread = float(values.std())
     weight = ndimage.gaussian_filter(mask.astype(float), BLOB_SIGMA_VOXELS)
     blob = np.abs(ndimage.gaussian_filter(residual, BLOB_SIGMA_VOXELS)) / np.maximum(weight, 0.3)
+    upright = mask & mask[:, :, ::-1]
     inner = ndimage.binary_erosion(mask, iterations=2)
     both = mask & mask[::-1]
     grey, white, fluid = (_mean(image, mask & (tissue > PURE)) for tissue in tissues)
@@ -72,6 +74,7 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
              for axis, n in enumerate(mask.shape)]  # fmt: skip
     return {
         "tissue_fit": 1 - float(np.var(residual[mask])) / spread**2 if spread else 0.0,
+        "upright": _fit(image, template, upright) - _fit(image[:, :, ::-1], template, upright),
         "grey_to_white": grey / white if white else 0.0,
         "fluid_to_white": fluid / white if white else 0.0,
         "mirror": _correlation(image[both], image[::-1][both]),
@@ -168,6 +171,16 @@ def widened_by(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> 
             width = max(high - low, 1e-6)
             excess = max(excess, (low - value) / width, (value - high) / width)
     return float(min(1 + excess, LARGEST_FACTOR))
+
+
+def _fit(image: np.ndarray, template: np.ndarray, where: np.ndarray) -> float:
+    """Return the share of the variance that the template explains."""
+    values = image[where].astype(np.float64)
+    if values.size < 2 or not values.std():
+        return 0.0
+    design = np.stack([np.ones(values.size), *template[:, where]], 1).astype(np.float64)
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return 1 - float(rest.var() / values.var())
 
 
 def _mean(image: np.ndarray, where: np.ndarray) -> float:

@@ -122,7 +122,7 @@ def swap_target(case, tmp_path):
 
 
 def other_contrast(case, tmp_path):
-    case["--source"] = "t1w=x.nii.gz"
+    case["--source"] = "flair=x.nii.gz"
 
 
 def no_threads(case, tmp_path):
