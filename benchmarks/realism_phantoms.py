@@ -49,6 +49,8 @@ PLANE_MM, SLAB_MM, WHOLE_MM = (190, 256), (105, 140), (135, 190)
 SHARE_SLABS, TILT_DEG = 0.5, 8.0
 # Off-resonance relative to solid pockets of air at 3 T after a second-order shim.
 SHIM = 0.4, 1.0
+# Width and length of what is looked at: heads, and those that lie aside.
+HEAD_MM = (190.0, 240.0)
 # Ghost, and fat that its suppression left.
 GHOST, FAT = (0.0, 0.04), (0.0, 0.04)
 # Series whose volumes stay where they are, since no registration found them.
@@ -86,7 +88,8 @@ def native_person(heads: list[Anatomy], template: Template, seed: int, index: in
     bold_grid, dwi_grid = (_grid(rng, person, *limits) for limits in (BOLD_VOXELS_MM, DWI_VOXELS_MM))
     latents = derive_seed(seed, "native", index, "latents")
     bold_seen, dwi_seen = (
-        scan(np.random.default_rng(latents), person, head_lattice(grid)) for grid in (bold_grid, dwi_grid)
+        scan(np.random.default_rng(latents), person, head_lattice(_around_head(grid)))
+        for grid in (bold_grid, dwi_grid)
     )
     readout = _readout(rng, epi, bold_grid, (0.015, 0.045), SHARP, GAPPED)
     means = _bold_mean(rng, person, bold_seen, replace(plan.bold, inflow=plan.inflow), readout, bold_grid)
@@ -191,6 +194,12 @@ def _grid(
     vox2ras[:3, :3] = turn @ upright[:3, :3]
     vox2ras[:3, 3] = middle + turn @ (upright[:3, 3] - middle)
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), vox2ras)
+
+
+def _around_head(grid: Grid) -> Grid:
+    """Crop a field of view, of which air is a large part."""
+    x, y = (min(n, int(size / zoom)) for n, size, zoom in zip(grid.shape, HEAD_MM, grid.zooms, strict=False))
+    return grid.crop(((grid.shape[0] - x) // 2, (grid.shape[1] - y) // 2, 0), (x, y, grid.shape[2]))
 
 
 def _looks(

@@ -19,6 +19,9 @@ from pds_bids.modalities import Contrast
 
 __all__ = ["real_looks", "tissue_maps"]
 
+# Diffusion-weighted volumes that a test looks at.
+SLOPPY_VOLUMES = 6
+
 
 def tissue_maps(template: Template) -> np.ndarray:
     """Return grey matter, white matter, fluid and pallidum of the template, ``(4, X, Y, Z)`` float32."""
@@ -27,8 +30,10 @@ def tissue_maps(template: Template) -> np.ndarray:
     return np.stack(maps).astype(np.float32)
 
 
-def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[str, list[Look]]:
-    """Prepare every BOLD and DWI series of BIDS folders, kept in `cache`.
+def real_looks(
+    datasets: list[Path], template: Template, cache: Path, *, sloppy: bool = False
+) -> dict[str, list[Look]]:
+    """Prepare every BOLD and DWI series of BIDS folders, kept in `cache`; `sloppy`: less work for tests.
 
     Returns
     -------
@@ -41,10 +46,10 @@ def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[st
     for name, kind, path in find_scans(datasets):
         if kind == "T1w":
             continue
-        kept = cache / f"{name}.npz"
+        kept = cache / f"{name}{'_sloppy' if sloppy else ''}.npz"
         if not kept.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, allow_pickle=False, **_prepare(kind, path, template, maps))
+            np.savez(kept, allow_pickle=False, **_prepare(kind, path, template, maps, sloppy=sloppy))
         with np.load(kept) as stored:
             images = {key: stored[key] for key in ("bold", "b0", "dwi") if key in stored}
             for contrast, image in images.items():
@@ -56,13 +61,15 @@ def real_looks(datasets: list[Path], template: Template, cache: Path) -> dict[st
     return looks
 
 
-def _prepare(kind: str, path: Path, template: Template, maps: np.ndarray) -> dict[str, np.ndarray]:
+def _prepare(
+    kind: str, path: Path, template: Template, maps: np.ndarray, *, sloppy: bool
+) -> dict[str, np.ndarray]:
     """Average, mask, correct and register one series, as the app does."""
-    means, grid = _means(kind, path)
+    means, grid = _means(kind, path, sloppy=sloppy)
     first = means[kind]
     rough = rough_brain_mask(first, grid)
     bias = n4_bias(first, grid, rough)
-    found = register_epi_to_template(first / bias, rough, grid, template, Contrast(kind))
+    found = register_epi_to_template(first / bias, rough, grid, template, Contrast(kind), sloppy=sloppy)
     mask = agreed_mask(rough, grid, mask_in_native(found, template))
     points = found.template2native.points
     model_mask = template.mask & (resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5)
@@ -76,7 +83,7 @@ def _prepare(kind: str, path: Path, template: Template, maps: np.ndarray) -> dic
     return result
 
 
-def _means(kind: str, path: Path) -> tuple[dict[str, np.ndarray], Grid]:
+def _means(kind: str, path: Path, *, sloppy: bool) -> tuple[dict[str, np.ndarray], Grid]:
     """Return the means of the realigned volumes: BOLD, or b = 0 and b > 0."""
     data, grid = load(path)
     check_series(data, name=path.name)
@@ -90,8 +97,14 @@ def _means(kind: str, path: Path) -> tuple[dict[str, np.ndarray], Grid]:
     bvals, bvecs = (np.loadtxt(path.with_name(f"{stem}.{end}")) for end in ("bval", "bvec"))
     vox2ras, shape = stored_affine(path)
     table = check_gradients(shape[3], bvals, bvecs, name=path.name)
-    table = check_gradients(shape[3], table.bvals, fsl_to_ras_bvecs(table.bvecs, vox2ras))
-    motion = estimate_dwi_motion(data, grid.vox2ras, table)
+    kept = np.arange(shape[3])
+    if sloppy:
+        weighted = np.setdiff1d(kept, table.b0_volumes)
+        kept = np.union1d(table.b0_volumes[:1], weighted[:: max(1, len(weighted) // SLOPPY_VOLUMES)])
+        data = data[..., kept]
+    ras_bvecs = fsl_to_ras_bvecs(table.bvecs, vox2ras)
+    table = check_gradients(len(kept), table.bvals[kept], ras_bvecs[kept])
+    motion = estimate_dwi_motion(data, grid.vox2ras, table, is_sloppy=sloppy)
     weighted = [v for v in range(data.shape[3]) if v not in set(table.b0_volumes)]
     volumes = {"b0": table.b0_volumes, "dwi": weighted}
     return {

@@ -18,6 +18,7 @@ from pds_bids import __version__
 from pds_bids.exceptions import UsageError
 from pds_bids.options import (
     AnalysisLevel,
+    Classifier,
     DenoiseMethod,
     Device,
     EchoCombination,
@@ -38,6 +39,7 @@ __all__ = [
     "OUTPUT_SPACES",
     "TEMPLATE_SPACE",
     "AnalysisLevel",
+    "Classifier",
     "DenoiseMethod",
     "Device",
     "EchoCombination",
@@ -147,6 +149,16 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "devices",
         "tensorboard",
     ),
+    "group": (
+        "atlas",
+        "group_column",
+        "covariates",
+        "person_column",
+        "exclude_rejected",
+        "classifiers",
+        "n_folds",
+        "permutations",
+    ),
     "seeds": ("random_seed",),
     "nipype": ("nprocs", "omp_nthreads", "mem_mb", "use_plugin"),
 }
@@ -184,7 +196,7 @@ class RunConfig:
     bids_dir, output_dir : Path
         Input dataset, never written to, and the derivative dataset to write.
     analysis_level : AnalysisLevel
-        ``participant`` or ``train``.
+        ``participant``, ``group`` or ``train``.
     participant_label, session_label, task_id : tuple of str
         What to process, without the ``sub-``, ``ses-`` and ``task-`` prefixes; empty for everything.
     bids_filter_file : Path or None
@@ -267,6 +279,23 @@ class RunConfig:
         Processes on this machine; under torchrun and srun they decide.
     tensorboard : bool
         Log for TensorBoard as well.
+    atlas : str
+        Parcels of the level ``group``: ``AAL``, a name of TemplateFlow's, or a file; all options from here to
+        `permutations` are of that level.
+    group_column : str
+        Column of ``participants.tsv`` with the diagnosis.
+    covariates : tuple of str or None
+        Columns that are regressed out; None for those of age, sex and site that are there.
+    person_column : str
+        Column that says who is the same person under several labels; empty for none.
+    exclude_rejected : bool
+        Leave out synthetic images that a reader has rejected.
+    classifiers : tuple of Classifier
+        How diagnoses are told apart; empty for no diagnosis.
+    n_folds : int
+        Of the cross-validation over people.
+    permutations : int
+        Orders of permuted labels.
     random_seed : int
         Master seed; every draw derives its own from it by name.
     nprocs : int
@@ -348,6 +377,20 @@ class RunConfig:
     devices: int = 1
     tensorboard: bool = False
 
+    atlas: str = "AAL"
+    group_column: str = "diagnosis"
+    covariates: tuple[str, ...] | None = None
+    person_column: str = ""
+    exclude_rejected: bool = False
+    classifiers: tuple[Classifier, ...] = (
+        Classifier.LOGISTIC,
+        Classifier.SVM,
+        Classifier.FOREST,
+        Classifier.VOXEL_SVM,
+    )
+    n_folds: int = 5
+    permutations: int = 100
+
     random_seed: int = 0
 
     nprocs: int = field(default_factory=available_cpus)
@@ -372,7 +415,7 @@ class RunConfig:
 
     def _check_numbers(self) -> None:
         lowest = {"n_segments": 1, "nprocs": 1, "omp_nthreads": 1, "mem_mb": 1, "dummy_scans": 0}
-        lowest |= {"random_seed": 0, "verbose_count": 0, "devices": 1}
+        lowest |= {"random_seed": 0, "verbose_count": 0, "devices": 1, "n_folds": 2, "permutations": 0}
         lowest |= dict.fromkeys(("max_updates", "batch_size", "pass_size", "validate_every", "save_every"), 1)
         for name, minimum in lowest.items():
             value = getattr(self, name)

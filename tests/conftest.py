@@ -1,7 +1,7 @@
 """Fixtures that several test files share."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import yaml
 
-SKELETONS = Path(__file__).parent / "skeletons"
+from pds_bids.devices import _listed_gpus
+
+TESTS = Path(__file__).parent
+SKELETONS = TESTS / "skeletons"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process the tests that share a fixture: those of a file, and all that run the app."""
+    for item in items:
+        group = "app" if TESTS / "app" in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -33,6 +43,17 @@ def make_skeleton(tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, Any]]
     return make
 
 
+@pytest.fixture(scope="session")
+def write_skeleton() -> Callable[[Path, dict[str, Any]], None]:
+    """Give the function that writes the ``files`` of a skeleton into a folder."""
+
+    def write(root: Path, files: dict[str, Any]) -> None:
+        for path, content in files.items():
+            write_skeleton_file(root / path, content)
+
+    return write
+
+
 def write_skeleton_file(path: Path, content: Any) -> None:
     """Write one file of a skeleton."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,3 +74,19 @@ def write_skeleton_file(path: Path, content: Any) -> None:
         path.write_bytes(bytes(range(256)) * 8)
     else:
         path.write_text("" if content == "empty" else content)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
+    """Replace the GPU driver's command by one that prints and exits as asked."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def install(output: str, code: int) -> None:
+        command = tmp_path / "nvidia-smi"
+        command.write_text(f"#!/bin/sh\necho '{output}'\nexit {code}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        _listed_gpus.cache_clear()
+
+    yield install
+    _listed_gpus.cache_clear()

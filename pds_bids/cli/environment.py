@@ -6,6 +6,7 @@ from pathlib import Path
 
 __all__ = ["prepare_environment"]
 
+NIPYPE_LEVELS = ("CRITICAL", "ERROR", "INFO")
 NIPYPE_SETTINGS = """\
 [logging]
 workflow_level = {level}
@@ -14,7 +15,7 @@ utils_level = {level}
 """
 
 
-def prepare_environment(work_dir: Path, omp_nthreads: int, *, is_verbose: bool = False) -> None:
+def prepare_environment(work_dir: Path, omp_nthreads: int, *, verbosity: int = 0) -> None:
     """Point every cache to the work folder, bound threads, and switch telemetry off.
 
     Works with HOME unset or not writable, and with a read-only file system outside of the work folder.
@@ -25,8 +26,9 @@ def prepare_environment(work_dir: Path, omp_nthreads: int, *, is_verbose: bool =
         Created when missing.
     omp_nthreads : int
         Threads per process.
-    is_verbose : bool
-        Let Nipype tell of every node.
+    verbosity : int
+        0: nothing from Nipype, for the last lines and the crash files say what failed; 1: whole tracebacks
+        as they happen; 2: every node.
     """
     caches = work_dir / "caches"
     caches.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def prepare_environment(work_dir: Path, omp_nthreads: int, *, is_verbose: bool =
     # Workers read their settings from here; what is set in this process does not reach them.
     (caches / "nipype").mkdir(exist_ok=True)
     (caches / "nipype" / "nipype.cfg").write_text(
-        NIPYPE_SETTINGS.format(level="INFO" if is_verbose else "ERROR")
+        NIPYPE_SETTINGS.format(level=NIPYPE_LEVELS[min(verbosity, 2)])
     )
     fixed = {
         "NIPYPE_CONFIG_DIR": caches / "nipype",

@@ -11,9 +11,10 @@ from nipype import logging as nipype_logging
 from nipype.pipeline import engine as pe
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
+from pds_bids.cli.gpu import GpuMemory
 from pds_bids.cli.progress import Progress
-from pds_bids.cli.validate import gpu_is_visible
 from pds_bids.config import Device, RunConfig
+from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
 from pds_bids.plan import Action, Plan
 from pds_bids.workflows.base import init_pds_bids_wf
@@ -67,11 +68,12 @@ def execute(plan: Plan, config: RunConfig) -> Outcome:
     workflow = init_pds_bids_wf(plan, config)
     if config.write_graph:
         write_graph(workflow, config.output_dir / "logs" / config.run_uuid)
-    progress = Progress(_count_steps(workflow, names))
+    n_gpus = 0 if config.device is Device.CPU else len(visible_gpus())
+    progress = Progress(_steps(workflow, names), gpu_memory=GpuMemory() if n_gpus else None)
     plugin, arguments = make_plugin(
         nprocs=config.nprocs,
         memory_gb=(config.mem_mb or 0) / 1024,
-        n_gpu_procs=_gpu_slots(config),
+        n_gpu_procs=n_gpus,
         status_callback=progress,
         overrides=_read_plugin_file(config.use_plugin),
     )
@@ -96,11 +98,13 @@ def write_graph(workflow: pe.Workflow, folder: Path) -> None:
         LOGGER.warning("Graphviz (`dot`) is not installed: %s has the graph, but no picture of it", folder)
 
 
-def _count_steps(workflow: pe.Workflow, names: list[str]) -> dict[str, int]:
-    """Return how many nodes of each session will run; identity nodes are gone by then."""
-    graph = generate_expanded_graph(workflow._create_flat_graph())
-    paths = [f".{node.fullname}" for node in graph.nodes()]
-    return {name: sum(f".{name}." in path for path in paths) for name in names}
+def _steps(workflow: pe.Workflow, names: list[str]) -> dict[str, list[str]]:
+    """Return the nodes of each session that will run; identity nodes are gone by then."""
+    steps: dict[str, list[str]] = {name: [] for name in names}
+    for node in generate_expanded_graph(workflow._create_flat_graph()).nodes():
+        for name in steps.keys() & set(node.fullname.split(".")):
+            steps[name].append(node.name)
+    return steps
 
 
 def _configure_nipype(config: RunConfig) -> None:
@@ -122,14 +126,6 @@ def _configure_nipype(config: RunConfig) -> None:
         {section: {k: str(v) for k, v in d.items()} for section, d in settings.items()}
     )
     nipype_logging.update_logging(nipype_config)
-
-
-def _gpu_slots(config: RunConfig) -> int:
-    if config.device is Device.CPU or not gpu_is_visible():
-        return 0
-    import torch  # late: a second, and only where there is a GPU to count
-
-    return torch.cuda.device_count()
 
 
 def _read_plugin_file(path: Path | None) -> dict[str, Any] | None:

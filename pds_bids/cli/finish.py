@@ -18,6 +18,9 @@ from pds_bids.plan import Action, Plan, SessionPlan
 
 __all__ = ["begin", "finish", "rebuild_reports", "write_methods"]
 
+# More participants than that: only the reports of failures are listed.
+LISTED_REPORTS = 8
+
 
 def begin(plan: Plan, config: RunConfig) -> None:
     """Write what describes the dataset and the run, before anything is computed."""
@@ -91,15 +94,19 @@ def rebuild_reports(config: RunConfig) -> int:
     Raises
     ------
     NothingSelectedError
-        If the folder holds no participant that was asked for.
+        If the folder holds no participant, or not all that were asked for.
     """
     from pds_bids.reports.assemble import assemble_report
 
     found = {path.name.removeprefix("sub-") for path in config.output_dir.glob("sub-*") if path.is_dir()}
-    wanted = sorted(found & set(config.participant_label) if config.participant_label else found)
-    if not wanted:
-        raise NothingSelectedError(f"{config.output_dir} holds no output of the participants asked for")
-    for participant in wanted:
+    absent = sorted(set(config.participant_label) - found)
+    if absent or not found:
+        missing = ", ".join(f"sub-{label}" for label in absent) or "any participant"
+        raise NothingSelectedError(
+            f"{config.output_dir} holds no output of {missing}; --reports-only takes the output folder of an "
+            "earlier run"
+        )
+    for participant in sorted(config.participant_label or found):
         print(assemble_report(config.output_dir, participant))
     return 0
 
@@ -138,11 +145,21 @@ def _template_origin(output_dir: Path) -> str:
 
 
 def _summarise(plan: Plan, config: RunConfig, failures: dict[str, str]) -> None:
+    """Say how it ended: numbers, what failed and why and where to look, and where the reports are."""
     done = sum(s.action in (Action.RUN, Action.DONE) and s.label not in failures for s in plan.sessions)
     kept = len(plan.with_action(Action.DONE))
     skipped = len(plan.with_action(Action.SKIP))
     print(f"\n{done} done ({kept} of them by an earlier run), {skipped} skipped, {len(failures)} failed.")
+    failed = {session.label: session.participant for session in plan.sessions if session.label in failures}
     for label, reason in failures.items():
         print(f"  FAILED {label}: {reason}")
-    for participant in _participants(plan):
+        folder = config.output_dir / log_dir(failed[label], config.run_uuid)
+        crashes = len(list(folder.glob("crash-*.txt")))
+        print(f"    crash files: {folder}" if crashes else "    nothing was computed for it")
+    participants = _participants(plan)
+    # A cohort's list of reports would push the failures off the screen.
+    listed = participants if len(participants) <= LISTED_REPORTS else list(dict.fromkeys(failed.values()))
+    for participant in listed[:LISTED_REPORTS]:
         print(f"  report: {config.output_dir / report_path(participant)}")
+    if len(listed) < len(participants):
+        print(f"  all reports: {config.output_dir / report_path('*')} ({len(participants)})")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pds_bids import __version__
+from pds_bids.cli.group_options import add_group
 from pds_bids.cli.train_options import add_training
 from pds_bids.config import (
     DERIVATIVES,
@@ -102,12 +103,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "analysis_level",
         choices=_values(AnalysisLevel),
-        help="participant: preprocess and synthesise; train: fit a method to people who have both modalities",
+        help="participant: preprocess and synthesise; group: gather the outputs of all participants, "
+        "fidelity and diagnosis; train: fit a method to people who have both modalities",
     )
     parser.add_argument("--version", action="version", version=f"pds-bids {__version__}")
     _add_selection(parser.add_argument_group("Options to select and check the input"))
     _add_synthesis(parser.add_argument_group("Options of the synthesis"))
     _add_preprocessing(parser.add_argument_group("Options of the preprocessing"))
+    add_group(parser.add_argument_group("Options of the level group"))
     add_training(parser.add_argument_group("Options of the level train"))
     _add_performance(parser.add_argument_group("Options to handle performance"))
     _add_modes(parser.add_argument_group("Options to do less"))
@@ -267,6 +270,7 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
         "--nprocs",
         "--nthreads",
         "--n-cpus",
+        "--n-jobs",
         type=int,
         metavar="N",
         help="CPUs for the whole run (default: all that this process may use)",
@@ -357,7 +361,7 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
         "--verbose",
         dest="verbose_count",
         action="count",
-        help="say more; twice for details",
+        help="say more: once what is decided, twice every step of Nipype",
     )
 
 

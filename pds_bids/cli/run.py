@@ -58,16 +58,21 @@ def _run(config: RunConfig) -> int:
     logging.basicConfig(
         level=levels.get(config.verbose_count, logging.DEBUG), format="%(asctime)s %(name)s: %(message)s"
     )
-    prepare_environment(config.work_dir, config.omp_nthreads or 1, is_verbose=config.verbose_count > 1)
-    check_device(config.device)
     if config.reports_only:
-        from pds_bids.cli.finish import rebuild_reports  # late: matplotlib
+        from pds_bids.cli.finish import rebuild_reports  # late: nipype
 
+        # Neither the input nor a work folder is needed for that.
         return rebuild_reports(config)
+    prepare_environment(config.work_dir, config.omp_nthreads or 1, verbosity=config.verbose_count)
+    check_device(config.device)
     if config.analysis_level is AnalysisLevel.TRAIN:
         from pds_bids.cli.train import run_training  # late: torch and Lightning
 
         return run_training(config, preprocess=_participants)
+    if config.analysis_level is AnalysisLevel.GROUP:
+        from pds_bids.cli.group import run_group  # late: pandas and scikit-learn
+
+        return run_group(config)
     return _participants(config)
 
 

@@ -11,17 +11,18 @@ from pds_bids.modalities import ANATOMY, Contrast, Direction, Modality
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from pds_bids.imaging.grid import Grid
     from pds_bids.inference.bundle import Bundle
     from pds_bids.inference.synthesize import Synthesis
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code; an expected error is one line on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         _run(arguments)
     except PDSError as error:
@@ -33,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``pds-bids-synth``."""
     parser = argparse.ArgumentParser(
         prog="pds-bids-synth",
         description="Synthesise one modality of one session from images on the model grid.",
@@ -87,16 +89,30 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--source {', '.join(sorted(foreign))} cannot serve for --target {arguments.target}"
         )
     # PyTorch takes seconds to load and reads the number of threads when it does.
+    import torch
+
+    from pds_bids.inference.synthesize import choose_device
+    from pds_bids.inference.turns import take_device
+
+    torch.set_num_threads(arguments.nthreads)
+    with take_device(choose_device(arguments.device)) as device:
+        _run_on(device, arguments, sources, direction)
+
+
+def _run_on(
+    device: "torch.device",
+    arguments: argparse.Namespace,
+    sources: dict[Contrast, Path],
+    direction: Direction,
+) -> None:
     import numpy as np
     import torch
 
     from pds_bids.inference.bundle import load_bundle
     from pds_bids.inference.card import default_model_dir
-    from pds_bids.inference.synthesize import choose_device, synthesize
+    from pds_bids.inference.synthesize import synthesize
     from pds_bids.seeds import derive_seed
 
-    torch.set_num_threads(arguments.nthreads)
-    device = choose_device(arguments.device)
     bundle = load_bundle(arguments.model_dir or default_model_dir(arguments.method), device)
     if bundle.method.name != arguments.method:
         raise UsageError(
@@ -180,6 +196,7 @@ def _describe_model(bundle: "Bundle") -> dict[str, object]:
         "TrainingData": bundle.card.get("training", {}).get("data", "unknown"),
         "Sampler": bundle.method.sampler,
         "Steps": bundle.method.steps,
+        **({"IntervalHalfWidthsInStd": bundle.interval_widths} if bundle.interval_widths else {}),
     }
 
 

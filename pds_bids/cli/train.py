@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pds_bids.cli.validate import gpu_is_visible
 from pds_bids.config import METHODS, Device, RunConfig, Synthesize, TrainingData
+from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
 
 __all__ = ["run_training"]
@@ -52,7 +52,7 @@ def run_training(config: RunConfig, *, preprocess: Callable[[RunConfig], int]) -
     from pds_bids.training.run import train
 
     torch.set_num_threads(config.omp_nthreads or 1)
-    is_gpu = config.device is not Device.CPU and gpu_is_visible() and torch.cuda.is_available()
+    is_gpu = config.device is not Device.CPU and bool(visible_gpus()) and torch.cuda.is_available()
     launched = processes_from_environment()
     n_devices, n_nodes = launched or (config.devices, 1)
     # Simulating people takes as long as an update; files of a cohort are quickly read.

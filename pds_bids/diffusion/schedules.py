@@ -47,7 +47,7 @@ def cosine_alpha_bar(n_train_steps: int = 1000) -> Tensor:
 
 
 def linear_alpha_bar(n_train_steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
-    """Return the schedule of Ho et al. with linear betas; 0.4% of the variance is still signal at its end.
+    """Return the schedule of Ho et al. with linear betas; 0.004% of the variance is still signal at its end.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Fidelity of a synthetic image: PSNR, SSIM and MAE in the brain and on the whole masked volume.
+"""Fidelity of a synthetic image: PSNR, SSIM, MAE and NRMSE in the brain and on the whole masked volume.
 
 All functions take volumes of any equal shape. Where a mask is given, only its voxels count; without one the
 whole volume does. A zero background adds about 6 dB to PSNR, so the two never share a column.
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from pds_bids.exceptions import GeometryError
 
-__all__ = ["SSIMKernel", "fit_affine", "fit_smooth_gain", "mae", "psnr", "ssim", "ssim_map"]
+__all__ = ["SSIMKernel", "fit_affine", "fit_smooth_gain", "mae", "nrmse", "psnr", "ssim", "ssim_map"]
 
 # Constants of Wang et al. 2004, doi:10.1109/TIP.2003.819861.
 K1, K2 = 0.01, 0.03
@@ -67,6 +67,20 @@ def mae(image: np.ndarray, truth: np.ndarray, *, mask: np.ndarray | None = None)
     if not _is_defined(values, expected, "MAE"):
         return float("nan")
     return float(np.mean(np.abs(values - expected)))
+
+
+def nrmse(image: np.ndarray, truth: np.ndarray, *, mask: np.ndarray | None = None) -> float:
+    """Root mean square error over that of `truth` from zero; parameters and ``nan`` as in `psnr`.
+
+    Examples
+    --------
+    >>> nrmse(np.array([1.1, 0.9]), np.ones(2))
+    0.1
+    """
+    values, expected = _select(image, truth, mask)
+    if not _is_defined(values, expected, "NRMSE") or not expected.any():
+        return float("nan")
+    return round(float(np.linalg.norm(values - expected) / np.linalg.norm(expected)), 12)
 
 
 def ssim_map(

@@ -63,8 +63,14 @@ def n4_bias(
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
     corrector.SetNumberOfThreads(nthreads)
     corrector.SetMaximumNumberOfIterations([n_iterations] * n_levels)
-    corrector.Execute(sitk.Shrink(full, factor), small_mask)
-    log_bias = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(full)).T.astype(float)
+    # Filters inside N4 take the number of the process, and their sums depend on it in the last digits.
+    of_process = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(nthreads)
+    try:
+        corrector.Execute(sitk.Shrink(full, factor), small_mask)
+        log_bias = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(full)).T.astype(float)
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(of_process)
     return np.exp(log_bias - log_bias[inside].mean()).astype(np.float32)
 
 

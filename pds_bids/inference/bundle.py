@@ -55,6 +55,22 @@ class Bundle:
         """Checksum of the weights, for sidecars."""
         return str(self.card["sha256"][WEIGHTS])
 
+    @property
+    def interval_widths(self) -> dict[str, dict[str, float]]:
+        """By contrast and percent of voxels, half widths of intervals in standard deviations.
+
+        From people that were not trained on, see `pds_bids.training.metrics.calibrate`; empty for bundles
+        that do not say. ``{"bold": {"95": 2.5}}``: in 95% of the voxels, the truth lies within 2.5 standard
+        deviations of the mean.
+        """
+        widths: dict[str, dict[str, float]] = {}
+        for name, value in self.card.get("uncertainty", {}).items():
+            kind, _, rest = str(name).partition("_")
+            if kind == "interval":
+                level, _, contrast = rest.partition("_")
+                widths.setdefault(contrast, {})[level] = float(value)
+        return widths
+
     @cached_property
     def bank(self) -> Bank:
         """Bank of simulated people for the baselines; read and checked on first use.

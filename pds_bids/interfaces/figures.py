@@ -5,27 +5,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
 from pds_bids.imaging.confounds import framewise_displacement
 from pds_bids.imaging.dwi import rotate_bvecs
 from pds_bids.imaging.grid import PointMap, resample
+from pds_bids.imaging.intensity import to_units
 from pds_bids.imaging.motion import matrices_to_parameters
+from pds_bids.imaging.parcels import parcel_means
 from pds_bids.imaging.rigid import grid_centre
 from pds_bids.interfaces.images import load, load_map
 from pds_bids.interfaces.segments import read_segments
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import read_template
-from pds_bids.template import RES02_GRID, load_template
+from pds_bids.template import MODEL_GRID, RES02_GRID, load_template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from pds_bids.reports.charts import Signals
 
 __all__ = [
     "GradientFigure",
     "MaskFigure",
     "MotionFigure",
+    "ParcelFigure",
     "RegistrationFigure",
     "SyntheticFigure",
     "TensorFigure",
@@ -69,16 +75,17 @@ class _RegistrationFigureInputSpec(_FigureInputSpec):
     template2native = File(exists=True, desc="point map; nothing to draw without")
     gate = File(exists=True, mandatory=True, desc="verdict")
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+    template_figure = traits.Str(mandatory=True, desc="where to write the template alone, absolute")
 
 
 class RegistrationFigure(SimpleInterface):
-    """Image and template in the same planes, with outlines."""
+    """Image and template as two pictures with the same planes and outlines, for a slider between them."""
 
     input_spec = _RegistrationFigureInputSpec
     output_spec = _FigureOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        from pds_bids.reports.figures import registration_figure  # late: matplotlib
+        from pds_bids.reports.figures import registration_pair  # late: matplotlib
         from pds_bids.reports.verdict import Verdict
 
         if not self.inputs.template2native:
@@ -92,7 +99,7 @@ class RegistrationFigure(SimpleInterface):
         warped = resample(image, grid.vox2ras, points, order=1)
         warped_mask = resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5
         outlines = {"brain": template.mask, "white matter": template.wm > 0.5, "CSF": template.csf > 0.5}
-        figure = registration_figure(
+        below, figure = registration_pair(
             template.t1w,
             warped,
             RES02_GRID,
@@ -101,6 +108,7 @@ class RegistrationFigure(SimpleInterface):
             title=self.inputs.title,
             verdict=Verdict.from_gate(json.loads(Path(self.inputs.gate).read_text())),
         )
+        _save(below, self.inputs.template_figure)
         self._results["out_file"] = _save(figure, self.inputs.figure)
         return runtime
 
@@ -113,10 +121,12 @@ class _MotionFigureInputSpec(_FigureInputSpec):
     starts = traits.List(traits.Int, [0], usedefault=True, desc="first volume of each run")
     tr_s = traits.Either(None, traits.Float, usedefault=True, desc="repetition time")
     fd_threshold_mm = traits.Either(None, traits.Float, usedefault=True, desc="drawn as a line")
+    carpet = File(exists=True, desc="BOLD: signals of voxels by tissue, .npz")
+    confounds = File(exists=True, desc="BOLD: TSV with std_dvars and global_signal")
 
 
 class MotionFigure(SimpleInterface):
-    """Head motion with segments and censored volumes."""
+    """Head motion with segments and censored volumes, and what became of the signal."""
 
     input_spec = _MotionFigureInputSpec
     output_spec = _FigureOutputSpec
@@ -135,10 +145,21 @@ class MotionFigure(SimpleInterface):
             tr_s=self.inputs.tr_s,
             threshold_mm=self.inputs.fd_threshold_mm,
             segments=[segment.volumes for segment in read_segments(self.inputs.segments)],
+            signals=self._signals(),
             title=self.inputs.title,
         )
         self._results["out_file"] = _save(figure, self.inputs.figure)
         return runtime
+
+    def _signals(self) -> "Signals | None":
+        from pds_bids.reports.charts import Signals  # late: matplotlib
+
+        if not self.inputs.carpet or not self.inputs.confounds:
+            return None
+        table = pd.read_csv(self.inputs.confounds, sep="\t", na_values="n/a")
+        with np.load(self.inputs.carpet) as carpet:
+            rows = {name: carpet[name] for name in carpet.files}
+        return Signals(rows, *(table[name].to_numpy(float) for name in ("std_dvars", "global_signal")))
 
 
 class _GradientFigureInputSpec(_FigureInputSpec):
@@ -207,7 +228,6 @@ class SyntheticFigure(SimpleInterface):
     output_spec = _FigureOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        from pds_bids.imaging.intensity import to_units
         from pds_bids.reports.figures import synthetic_figure  # late: matplotlib
 
         mask, grid = load(self.inputs.mask)
@@ -232,6 +252,42 @@ class SyntheticFigure(SimpleInterface):
             names=self.inputs.names,
             acquired=acquired,
             unit=unit,
+        )
+        self._results["out_file"] = _save(figure, self.inputs.figure)
+        return runtime
+
+
+class _ParcelFigureInputSpec(_FigureInputSpec):
+    mean = File(exists=True, mandatory=True, desc="4D synthetic volume, model grid")
+    std = File(exists=True, mandatory=True, desc="4D, model grid")
+    acquired = File(exists=True, mandatory=True, desc="4D, model grid")
+    mask = File(exists=True, mandatory=True, desc="brain mask of the source, model grid")
+    template = File(exists=True, mandatory=True, desc="from FetchTemplate")
+
+
+class ParcelFigure(SimpleInterface):
+    """Parcels of the synthetic volume over those of the acquired one; the title names what was predicted."""
+
+    input_spec = _ParcelFigureInputSpec
+    output_spec = _FigureOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        from pds_bids.reports.parcels import parcel_figure  # late: matplotlib
+
+        template = load_template(read_template(self.inputs.template), MODEL_GRID)
+        mask = load(self.inputs.mask)[0] > 0
+        first = {
+            name: np.asarray(load(getattr(self.inputs, name))[0][..., 0])
+            for name in ("mean", "std", "acquired")
+        }
+        # One scale for both: that of the figure of the volumes.
+        first["acquired"], _ = to_units(first["acquired"], mask)
+        both = mask & (first["acquired"] > 0)
+        labels = sorted(template.atlas_labels)
+        stack = np.stack([first["acquired"], first["mean"], first["std"]], axis=-1)
+        acquired, mean, std = parcel_means(stack, template.atlas, both, labels)
+        figure = parcel_figure(
+            acquired, mean, std, [template.atlas_labels[k] for k in labels], name=self.inputs.title
         )
         self._results["out_file"] = _save(figure, self.inputs.figure)
         return runtime

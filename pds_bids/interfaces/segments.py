@@ -8,6 +8,7 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
+from pds_bids.imaging.carpet import carpet_rows
 from pds_bids.imaging.confounds import (
     bold_confounds,
     confounds_metadata,
@@ -115,6 +116,7 @@ class _ConfoundsInputSpec(BaseInterfaceInputSpec):
 class _ConfoundsOutputSpec(TraitedSpec):
     table = File(desc="TSV, one row per volume")
     description = File(desc="JSON that describes the columns")
+    carpet = File(desc="BOLD: signals of voxels by tissue, .npz, for the figure")
 
 
 class Confounds(SimpleInterface):
@@ -146,7 +148,10 @@ class Confounds(SimpleInterface):
             points = grid.points()[inside]
             distortion = load_distortion(self.inputs.distortion)
             timeseries = realigned_timeseries(series, vox2ras, motion, points, order=1, distortion=distortion)
-            tissues = self._tissues(inside)
+            tissues, carpet = self._tissues(inside)
+            self._results["carpet"] = str(Path.cwd() / "carpet.npz")
+            rows = carpet_rows(timeseries, carpet)
+            np.savez_compressed(self._results["carpet"], allow_pickle=False, **rows)
             table = bold_confounds(
                 parameters,
                 motion,
@@ -162,12 +167,16 @@ class Confounds(SimpleInterface):
         Path(self._results["description"]).write_text(json.dumps(confounds_metadata(table), indent=2))
         return runtime
 
-    def _tissues(self, inside: np.ndarray) -> dict[str, np.ndarray]:
+    def _tissues(self, inside: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return the tissues of the regressors, and the wider ones of the carpet plot."""
         points = load_map(self.inputs.native2template).points[inside]
         template = load_template(read_template(self.inputs.template), MODEL_GRID)
-        maps = {"csf": template.csf, "white_matter": template.wm}
+        maps = {"grey matter": template.gm, "white_matter": template.wm, "csf": template.csf}
+        shares = {name: resample(p, MODEL_GRID.vox2ras, points, order=1) for name, p in maps.items()}
+        shown = {"grey matter": "grey matter", "white_matter": "white matter", "csf": "CSF"}
+        wide = {shown[name]: share > 0.5 for name, share in shares.items()}
         # High thresholds keep partial volume with grey matter, which carries signal, out of the regressors.
-        return {name: resample(p, MODEL_GRID.vox2ras, points, order=1) > 0.9 for name, p in maps.items()}
+        return {name: shares[name] > 0.9 for name in ("csf", "white_matter")}, wide
 
 
 class _ResampleSegmentsInputSpec(BaseInterfaceInputSpec):

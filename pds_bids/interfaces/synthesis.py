@@ -1,5 +1,6 @@
 """The learned step as a process of its own, and what is made of its output."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.base.support import Bunch
 
+from pds_bids.bids.sidecars import INTENDED_USE_WARNING
+from pds_bids.bids.write import write_json, write_nifti
 from pds_bids.imaging.grid import resample
 from pds_bids.interfaces.images import load, load_map, save
 from pds_bids.modalities import ANATOMY, MODALITIES, TARGETS, Modality, field_prefix
-from pds_bids.template import MODEL_GRID
+from pds_bids.template import MODEL_GRID, SPACE
 
-__all__ = ["SYNTHETIC_FIELDS", "NameSources", "Synthesize", "SyntheticToNative"]
+__all__ = ["SYNTHETIC_FIELDS", "NameSources", "NameSynthetic", "Synthesize", "SyntheticToNative"]
 
 #: What `Synthesize` gives: mean and standard deviation of every contrast, those of a direction.
 SYNTHETIC_FIELDS = tuple(
@@ -155,4 +158,79 @@ class SyntheticToNative(SimpleInterface):
                 inside = resample(volume, MODEL_GRID.vox2ras, points.points[mask], order=1)
                 native[mask, k] = inside / weight[mask]
             self._results[name] = save(f"{name}.nii", native, points.grid.vox2ras)
+        return runtime
+
+
+class _NameSyntheticInputSpec(BaseInterfaceInputSpec):
+    target = traits.Enum(*[str(m) for m in Modality], mandatory=True, desc="what was synthesised")
+    mean = File(exists=True, mandatory=True, desc="4D: from the mean, then per segment")
+    std = File(exists=True, mandatory=True, desc="4D, of the same")
+    b0_mean = File(exists=True, desc="4D, DWI")
+    b0_std = File(exists=True, desc="4D, DWI")
+    fa_mean = File(exists=True, desc="4D, DWI")
+    fa_std = File(exists=True, desc="4D, DWI")
+    md_mean = File(exists=True, desc="4D, DWI, mm^2/s")
+    md_std = File(exists=True, desc="4D, DWI, mm^2/s")
+    metadata = File(exists=True, mandatory=True, desc="JSON: model, seeds, device")
+
+
+class _NameSyntheticOutputSpec(TraitedSpec):
+    synthetic = File(desc="3D prediction from the mean of the source")
+    std = File(desc="3D standard deviation of it")
+    segments = File(desc="4D: one volume per segment")
+    b0 = File(desc="DWI: 3D prediction of the b0 image")
+    b0_std = File(desc="DWI: 3D standard deviation of it")
+    fa = File(desc="DWI: 3D prediction of FA")
+    fa_std = File(desc="DWI: 3D standard deviation of it")
+    md = File(desc="DWI: 3D prediction of MD, mm^2/s")
+    md_std = File(desc="DWI: 3D standard deviation of it, mm^2/s")
+    sidecar = File(desc="JSON that says what they are and how they were made")
+
+
+class NameSynthetic(SimpleInterface):
+    """Give synthetic images files that say so in name, header and sidecar, for nodes of other packages."""
+
+    input_spec = _NameSyntheticInputSpec
+    output_spec = _NameSyntheticOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        target = self.inputs.target
+        stem = f"space-{SPACE}_res-3"
+        description = f"SYNTHETIC {target} predicted from {Modality(target).other} by pds-bids; not acquired"
+        ref = f"{target}ref"
+        outputs: list[tuple[str, str, str, int | slice]] = [
+            ("synthetic", "mean", f"desc-synthetic_{ref}", 0),
+            ("std", "std", f"desc-synthetic+std_{ref}", 0),
+            ("segments", "mean", f"desc-synthetic+segments_{ref}", slice(1, None)),
+            ("b0", "b0_mean", f"desc-synthetic+b0_{ref}", 0),
+            ("b0_std", "b0_std", f"desc-synthetic+b0std_{ref}", 0),
+        ]
+        for name in ("fa", "md"):
+            outputs += [
+                (name, f"{name}_mean", f"model-tensor_param-{name}_desc-synthetic_dwimap", 0),
+                (f"{name}_std", f"{name}_std", f"model-tensor_param-{name}_desc-synthetic+std_dwimap", 0),
+            ]
+        for field, source, end, volumes in outputs:
+            path = getattr(self.inputs, source)
+            if not path:
+                continue
+            data, grid = load(path)
+            out_file = Path.cwd() / f"{stem}_{end}.nii.gz"
+            write_nifti(
+                out_file,
+                np.asarray(data[..., volumes]),
+                grid.vox2ras,
+                description=description,
+                is_template_space=True,
+            )
+            self._results[field] = str(out_file)
+        made = json.loads(Path(self.inputs.metadata).read_text())
+        sidecar = Path.cwd() / f"{stem}_desc-synthetic_{ref}.json"
+        write_json(
+            sidecar,
+            {"Description": INTENDED_USE_WARNING, "Synthetic": True, "SkullStripped": True}
+            | {"SyntheticFrom": str(Modality(target).other)}
+            | made,
+        )
+        self._results["sidecar"] = str(sidecar)
         return runtime

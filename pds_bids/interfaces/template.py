@@ -22,7 +22,7 @@ __all__ = ["FetchTemplate", "read_template"]
 
 
 class _FetchTemplateInputSpec(BaseInterfaceInputSpec):
-    cache_dir = Directory(mandatory=True, desc="where a template built from wheels is kept")
+    cache_dir = Directory(desc="where a template built from wheels is kept; the node's folder by default")
     templateflow_home = traits.Str(desc="not used: a change of TEMPLATEFLOW_HOME must not find an old result")
 
 
@@ -39,7 +39,7 @@ class FetchTemplate(SimpleInterface):
     output_spec = _FetchTemplateOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        files = get_template(Path(self.inputs.cache_dir))
+        files = get_template(Path(self.inputs.cache_dir) if self.inputs.cache_dir else Path.cwd())
         listing = Path("template.json").absolute()
         listing.write_text(json.dumps({key: str(value) for key, value in asdict(files).items()}, indent=2))
         template = load_template(files, MODEL_GRID)

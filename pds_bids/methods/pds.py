@@ -17,7 +17,7 @@ Where the equations cannot work as printed, this file departs from them (`pds_pa
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +31,7 @@ from pds_bids.diffusion import (
     denoiser_of,
     draw_steps,
     estimate_clean,
+    linear_alpha_bar,
     standard_normal,
     training_target,
 )
@@ -49,7 +50,7 @@ __all__ = ["PDSConfig", "PDSMethod"]
 
 #: Steps of the chain that is trained (T in the paper).
 N_TRAIN_STEPS = 1000
-DIFFUSION, REFINEMENT = "diffusion", "refinement"
+DIFFUSION, REFINEMENT, JOINT = "diffusion", "refinement", "joint"
 # Attributes that each stage trains, where they are there; "local" is of the released network only.
 ESTIMATOR_PARTS, REFINEMENT_PARTS = ("estimator", "local"), ("refiner", "backbone")
 SQUARE_WEIGHT = 0.5
@@ -78,6 +79,13 @@ class PDSConfig:
         Draws per subject; their refined images are averaged.
     has_estimator, has_pattern_loss, has_refinement, has_microstructure_loss : bool
         NE, PA, TR, MR. Without NE, the method is U alone with the losses of PDS.
+    has_source : bool
+        Whether the estimator sees the source; U always does.
+    has_zero_terminal_snr : bool
+        Whether no signal is left at step T. Otherwise the schedule is that of Ho et al., which leaves 0.004%
+        of the variance, and sampling starts from noise that training never showed.
+    has_two_stages : bool
+        Whether the estimator is trained first and then frozen, or everything at once.
     pattern_weight, microstructure_weight : float
         Weights of PA and MR beside the error of voxels.
     """
@@ -92,6 +100,9 @@ class PDSConfig:
     has_pattern_loss: bool = True
     has_refinement: bool = True
     has_microstructure_loss: bool = True
+    has_source: bool = True
+    has_zero_terminal_snr: bool = True
+    has_two_stages: bool = True
     pattern_weight: float = 0.5
     microstructure_weight: float = 0.05
 
@@ -157,8 +168,9 @@ class PDSMethod(Baseline):
     ) -> None:
         super().__init__(config, shape)
         n = len(CONTRASTS)
+        schedule = cosine_alpha_bar if config.has_zero_terminal_snr else linear_alpha_bar
         # A formula: no need to save it.
-        self.register_buffer("alpha_bar", cosine_alpha_bar(N_TRAIN_STEPS).float(), persistent=False)
+        self.register_buffer("alpha_bar", schedule(N_TRAIN_STEPS).float(), persistent=False)
         if config.has_estimator:
             self.estimator = self.build_estimator()
             # Convolutions on a CPU are faster with channels last.
@@ -174,7 +186,8 @@ class PDSMethod(Baseline):
             for parameter in self.backbone[-1].parameters():
                 nn.init.zeros_(parameter)
         parts = ((DIFFUSION, config.has_estimator), (REFINEMENT, config.has_refinement))
-        self.stages = tuple(stage for stage, is_on in parts if is_on)  # type: ignore[misc]
+        stages = tuple(stage for stage, is_on in parts if is_on)
+        self.stages = stages if config.has_two_stages or len(stages) == 1 else (JOINT,)  # type: ignore[misc]
         self.stage_shares = (1 / len(self.stages),) * len(self.stages)  # type: ignore[misc]
         self.stage = self.stages[0]
         if parcels is not None:
@@ -219,13 +232,13 @@ class PDSMethod(Baseline):
             self.refiner.set_statistics(atlas, prior)
 
     def set_stage(self, name: str) -> None:
-        """Train the estimator, or with it frozen B and U."""
+        """Train the estimator, or with it frozen B and U, or all of them."""
         super().set_stage(name)
         self.stage = name
         for stage, parts in ((DIFFUSION, ESTIMATOR_PARTS), (REFINEMENT, REFINEMENT_PARTS)):
             for part in parts:
                 if hasattr(self, part):
-                    getattr(self, part).requires_grad_(stage == name)
+                    getattr(self, part).requires_grad_(name in (stage, JOINT))
 
     def losses(
         self, batch: Batch, player: str | None = None, generator: torch.Generator | None = None
@@ -240,7 +253,11 @@ class PDSMethod(Baseline):
         del player
         if self.stage == DIFFUSION:
             return self.diffusion_losses(batch, generator)
-        return self.refinement_losses(batch, generator)
+        refinement = self.refinement_losses(batch, generator)
+        if self.stage == REFINEMENT:
+            return refinement
+        diffusion = self.diffusion_losses(batch, generator)
+        return refinement | {f"{DIFFUSION}_{name}": loss for name, loss in diffusion.items()}
 
     def diffusion_losses(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Return ``estimate`` (17), ``microstructure`` (18) and ``pattern`` (11), which eq. 19 adds up."""
@@ -307,7 +324,8 @@ class PDSMethod(Baseline):
 
     def network_of(self, condition: Condition) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the estimator ``(noisy, step) -> output`` with the condition filled in."""
-        inputs, known, support = self.inputs(condition), self.known(condition), self.support(condition)
+        seen = condition if self.config.has_source else _without_source(condition)
+        inputs, known, support = self.inputs(seen), self.known(seen), self.support(condition)
 
         def network(noisy: Tensor, step: Tensor) -> Tensor:
             blocks = voxels_to_blocks(noisy * support)
@@ -353,3 +371,11 @@ class PDSMethod(Baseline):
     def _children(n: int, generator: torch.Generator | None) -> list[torch.Generator]:
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
         return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _without_source(condition: Condition) -> Condition:
+    return replace(
+        condition,
+        source=torch.zeros_like(condition.source),
+        present=torch.zeros_like(condition.present),
+    )

@@ -18,7 +18,7 @@ at all.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,8 @@ class PDSPaperMethod(PDSMethod):
         ),
     }
     config: PDSPaperConfig
+    # State of the estimator, and the draw that it makes for everybody.
+    _everybody: tuple[Any, ...] = ()
 
     def __init__(self, config: PDSPaperConfig, shape: tuple[int, int, int]) -> None:
         super().__init__(config, shape)
@@ -185,7 +187,7 @@ class PDSPaperMethod(PDSMethod):
         if not self.config.has_estimator:
             return torch.zeros_like(condition.source)
         if self.is_released:
-            return self._draw_for_everybody(condition) * self.support(condition)
+            return self._kept_draw(condition).expand_as(condition.source) * self.support(condition)
         return self._draw_as_written(condition, generators) * self.support(condition)
 
     def _draw_as_written(self, condition: Condition, generators: Sequence[torch.Generator]) -> Tensor:
@@ -202,6 +204,15 @@ class PDSPaperMethod(PDSMethod):
             if t > 1:
                 sample = sample + (1 - alpha) ** 0.5 * standard_normal(sample, generators)
         return sample
+
+    def _kept_draw(self, condition: Condition) -> Tensor:
+        """Return the draw for everybody; made again only when the estimator has changed."""
+        parameters = [*self.estimator.parameters(), *self.local.parameters()]
+        state = [(id(parameter), parameter._version) for parameter in parameters]
+        if not self._everybody or self._everybody[0] != state:
+            self._everybody = (state, self._draw_for_everybody(condition))
+        drawn: Tensor = self._everybody[1]
+        return drawn.to(condition.source)
 
     def _draw_for_everybody(self, condition: Condition) -> Tensor:
         """Sample all contrasts from noise of seed 0; nothing of the subjects but their directions is used."""
@@ -223,7 +234,7 @@ class PDSPaperMethod(PDSMethod):
             old = max(1 - following - fresh, 0.0)
             sample = following**0.5 * clean + old**0.5 * noise
             sample = sample + fresh**0.5 * standard_normal(sample, generator)
-        return sample.expand_as(condition.source)
+        return sample
 
     def _standard_source(self, condition: Condition) -> Tensor:
         present = condition.present[..., None, None, None] * condition.mask

@@ -7,7 +7,8 @@ import numpy as np
 
 from pds_bids.imaging.grid import Grid
 from pds_bids.phantom import contrast
-from pds_bids.phantom.epi import EpiOptions, Readout, coil_field, named_draws, noise_sd, rician
+from pds_bids.phantom.coil import coil_field
+from pds_bids.phantom.epi import EpiOptions, Readout, named_draws, noise_sd, rician
 from pds_bids.phantom.fluctuations import BoldOptions, Modulation
 from pds_bids.phantom.head_motion import rest2volumes
 from pds_bids.phantom.person import Person, Scan

@@ -1,14 +1,16 @@
 """Diffusion series of one virtual person: spin-echo echo-planar imaging."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from pds_bids.exceptions import GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.phantom import contrast
+from pds_bids.phantom.coil import coil_field
 from pds_bids.phantom.eddy import EddyCurrents
-from pds_bids.phantom.epi import EpiOptions, Readout, coil_field, named_draws, noise_sd, rician
+from pds_bids.phantom.epi import EpiOptions, Readout, named_draws, noise_sd, rician
 from pds_bids.phantom.head_motion import rest2volumes
 from pds_bids.phantom.orientation import fibre_axes
 from pds_bids.phantom.person import Person, Scan
@@ -22,40 +24,6 @@ _MAX_FA = 0.85
 _AIR = 0.01
 # Volume shares of the two parts of a tissue whose kurtosis is not 0.
 _FAST, _SLOW = 0.7, 0.3
-
-
-@dataclass(frozen=True, eq=False)
-class DwiTruth:
-    """What a diffusion series was made from, at rest and without distortion, ``(X, Y, Z)`` each.
-
-    Parameters
-    ----------
-    fa, md_um2_ms : ndarray
-        Of the tensor of the voxel: the mean tensor of what its point spread covers, weighted by signal at
-        b = 0, which is the tensor that weak diffusion weighting shows. With a compartment of free water, of
-        the other compartment; where there is none, FA is 0 and MD that of the water. 0 in air.
-    b0 : ndarray
-        Signal at b = 0 of all that is in the voxel, without receive field and noise.
-    axis_ras : ndarray
-        ``(X, Y, Z, 3)``: principal axis, unit vectors along R, A, S; the sign is arbitrary.
-    free_water : ndarray
-        Share of the signal at b = 0 that free water has; 0 without that compartment.
-    field_hz : ndarray
-        Off-resonance of the head.
-    eddy_hz : ndarray
-        ``(V, 4)`` from `EddyCurrents.coefficients`.
-    rest2volume : ndarray
-        ``(V, 4, 4)``: a point of the head at rest to where it is in each volume, RAS+ mm.
-    """
-
-    fa: np.ndarray
-    md_um2_ms: np.ndarray
-    b0: np.ndarray
-    axis_ras: np.ndarray
-    free_water: np.ndarray
-    field_hz: np.ndarray
-    eddy_hz: np.ndarray
-    rest2volume: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +117,95 @@ class Diffusion:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class DwiTruth:
+    """What a diffusion series was made from, at rest and without distortion; computed when it is asked for.
+
+    Parameters
+    ----------
+    diffusion : Diffusion
+        The head at rest.
+    readout : Readout
+        What makes voxels of it.
+    eddy_hz : ndarray
+        ``(V, 4)`` from `EddyCurrents.coefficients`.
+    rest2volume : ndarray
+        ``(V, 4, 4)``: a point of the head at rest to where it is in each volume, RAS+ mm.
+    """
+
+    diffusion: Diffusion
+    readout: Readout
+    eddy_hz: np.ndarray
+    rest2volume: np.ndarray
+
+    @cached_property
+    def field_hz(self) -> np.ndarray:
+        """Off-resonance of the head, ``(X, Y, Z)``."""
+        return self.readout.field_on_grid()
+
+    @cached_property
+    def b0(self) -> np.ndarray:
+        """Signal at b = 0 of all that is in the voxel, without receive field and noise, ``(X, Y, Z)``."""
+        tissue, water = self._compartments
+        return tissue + water
+
+    @cached_property
+    def free_water(self) -> np.ndarray:
+        """Share of the signal at b = 0 that free water has; 0 without that compartment, ``(X, Y, Z)``."""
+        share = self._compartments[1] / np.maximum(self.b0, 1e-12)
+        return np.where(self.b0 < self._darkest, 0, share).astype(np.float32)
+
+    @cached_property
+    def fa(self) -> np.ndarray:
+        """FA of the tensor of the voxel, ``(X, Y, Z)`` float32.
+
+        The mean tensor of what its point spread covers, weighted by signal at b = 0, which is the tensor
+        that weak diffusion weighting shows. With a compartment of free water, it is that of the other one;
+        where there is none, FA is 0 and MD that of the water. 0 in air.
+        """
+        return fractional_anisotropy(self._eigensystem[0]).astype(np.float32)
+
+    @cached_property
+    def md_um2_ms(self) -> np.ndarray:
+        """MD of that tensor, ``(X, Y, Z)`` float32."""
+        tissue, water = self._compartments
+        is_water = (tissue < self._darkest) & (water >= self._darkest)
+        fluid = self.readout.undistorted(self.diffusion.water * self.diffusion.water_md)
+        fluid = fluid / np.where(is_water, water, 1)
+        return np.where(is_water, fluid, self._eigensystem[0].mean(-1)).astype(np.float32)
+
+    @property
+    def axis_ras(self) -> np.ndarray:
+        """Its principal axis, ``(X, Y, Z, 3)`` unit vectors along R, A, S; the sign is arbitrary."""
+        return self._eigensystem[1][..., -1].astype(np.float32)
+
+    @cached_property
+    def _compartments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Signal of tissue and of free water in the voxels at b = 0."""
+        return self.readout.undistorted(self.diffusion.tissue), self.readout.undistorted(self.diffusion.water)
+
+    @cached_property
+    def _darkest(self) -> float:
+        return float(_AIR * self.b0.max())
+
+    @cached_property
+    def _eigensystem(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues and vectors of the tensor of the tissue."""
+        diffusion, tissue = self.diffusion, self._compartments[0]
+        is_absent = tissue < self._darkest
+        # What is not negative is not clipped by the readout.
+        offset = 2 * float(diffusion.parallel.max())
+        parts = [
+            self.readout.undistorted(diffusion.tissue * (part + offset)) / np.where(is_absent, 1, tissue)
+            - offset
+            for part in diffusion.tensor()
+        ]
+        xx, xy, xz, yy, yz, zz = (np.where(is_absent, 0, part).astype(float) for part in parts)
+        matrix = np.stack([np.stack(r, -1) for r in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))], -2)
+        eigenvalues, vectors = np.linalg.eigh(matrix)
+        return eigenvalues, vectors
+
+
 def dwi_series(
     rng: np.random.Generator,
     person: Person,
@@ -224,7 +281,7 @@ def dwi_series(
             # The gradient is fixed to the scanner: seen from the head it turns the other way.
             coefficients = readout.prepare(diffusion.signal(bvals[v] / 1000, pose[:3, :3].T @ bvecs_ras[v]))
         series[..., v] = rician(noise, readout.volume(coefficients, pose, coil, eddy_hz[v]), sd)
-    return series, _truth(diffusion, readout, eddy_hz, poses)
+    return series, DwiTruth(diffusion, readout, eddy_hz, poses)
 
 
 def fractional_anisotropy(eigenvalues: np.ndarray) -> np.ndarray:
@@ -246,32 +303,3 @@ def _mean(person: Person, seen: Scan, name: str, part: np.ndarray) -> np.ndarray
     table = contrast.linearise(lambda p: p[..., column], person.tissue)
     share = (seen.fractions @ part[:, 0]).reshape(seen.grid.shape)
     return (seen.image(table * part) / np.maximum(share, 1e-3)).astype(np.float32)
-
-
-def _truth(diffusion: Diffusion, readout: Readout, eddy_hz: np.ndarray, poses: np.ndarray) -> DwiTruth:
-    """Return the maps of the voxels."""
-    tissue, water = readout.undistorted(diffusion.tissue), readout.undistorted(diffusion.water)
-    total = tissue + water
-    darkest = _AIR * total.max()
-    is_absent = tissue < darkest
-    # What is not negative is not clipped by the readout.
-    offset = 2 * float(diffusion.parallel.max())
-    parts = [
-        readout.undistorted(diffusion.tissue * (part + offset)) / np.where(is_absent, 1, tissue) - offset
-        for part in diffusion.tensor()
-    ]
-    xx, xy, xz, yy, yz, zz = (np.where(is_absent, 0, part).astype(float) for part in parts)
-    matrix = np.stack([np.stack(r, -1) for r in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))], -2)
-    eigenvalues, vectors = np.linalg.eigh(matrix)
-    is_water = is_absent & (water >= darkest)
-    fluid = readout.undistorted(diffusion.water * diffusion.water_md) / np.where(is_water, water, 1)
-    return DwiTruth(
-        fractional_anisotropy(eigenvalues).astype(np.float32),
-        np.where(is_water, fluid, eigenvalues.mean(-1)).astype(np.float32),
-        total,
-        vectors[..., -1].astype(np.float32),
-        np.where(total < darkest, 0, water / np.maximum(total, 1e-12)).astype(np.float32),
-        readout.field_on_grid(),
-        eddy_hz,
-        poses,
-    )

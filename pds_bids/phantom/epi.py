@@ -10,13 +10,12 @@ from pds_bids.exceptions import GeometryError, UsageError
 from pds_bids.imaging.distortion import PhaseEncoding
 from pds_bids.imaging.grid import Grid
 from pds_bids.imaging.rigid import grid_centre
-from pds_bids.phantom.fields import random_field
 from pds_bids.phantom.moving_head import evaluate, finer_along, spline
 from pds_bids.phantom.person import Scan
 from pds_bids.phantom.tissue import BRAIN, Tissue
 from pds_bids.seeds import derive_seed
 
-__all__ = ["EpiOptions", "Readout", "coil_field", "ghosted", "named_draws", "noise_sd", "remap", "rician"]
+__all__ = ["EpiOptions", "Readout", "ghosted", "named_draws", "noise_sd", "remap", "rician"]
 
 _DIRECTIONS = ("i", "i-", "j", "j-", "k", "k-")
 # From full width at half maximum to standard deviation, and the standard deviation of a box of width 1.
@@ -25,10 +24,8 @@ _FWHM_TO_SD, _BOX_SD = 0.42466, 0.28868
 _BLUR_T2S_S = 0.045
 # Narrower than this (voxels) a cell has no width over which its signal could be shared.
 _NARROW = 1e-6
-# Fat precesses 3.4 ppm more slowly than water; at 3 T, Hz.
+# The frequency of fat is 3.4 ppm below that of water; at 3 T, Hz.
 _FAT_HZ = -434.0
-# Half axes of a head, and how far below its top its middle lies.
-_HEAD_MM, _HEAD_TOP_MM = (75.0, 95.0, 80.0), 85.0
 
 
 @dataclass(frozen=True)
@@ -350,52 +347,6 @@ class Readout:
                 hz += (slopes[k] * np.arange(n)).reshape([-1 if j == k else 1 for j in range(3)])
         place = np.arange(edges.shape[axis]) / self.parts - 0.5
         return readout_s * hz + place.reshape([-1 if j == axis else 1 for j in range(3)])
-
-
-def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> np.ndarray:
-    """Draw a receive field: the root of the sum of squares of an array of loops on a helmet.
-
-    A loop of radius a receives from the distance d in proportion to ``(a^2 + d^2)^(-3/2)``, the field that it
-    would make on its axis, so that small loops see the surface of a head much better than its middle.
-    Scanners undo part of that by a reference scan, or by none.
-
-    Parameters
-    ----------
-    rng : Generator
-        Source of randomness.
-    grid : Grid
-        Grid of the scan. The helmet lies about its middle, and where that is deeper, the middle of a head
-        that begins below the top of the grid.
-    strength : float
-        Exponent of the field: 1 as the array receives it, 0 even.
-
-    Returns
-    -------
-    ndarray
-        ``(X, Y, Z)`` float32 with a geometric mean of 1 within the head.
-
-    References
-    ----------
-    Roemer et al. 1990, doi:10.1002/mrm.1910160203.
-    """
-    points = grid.points()
-    centre = points.reshape(-1, 3).mean(0)
-    centre[2] = min(centre[2], points[..., 2].max() - _HEAD_TOP_MM)
-    points = (points - centre - rng.normal(0, [5, 6, 6])).astype(np.float32)
-    # Loops over the sphere but below and around the neck, by the golden angle.
-    height = np.linspace(0.95, -0.55, int(rng.integers(16, 33)))
-    turn = np.arange(len(height)) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
-    around = np.sqrt(1 - height**2)
-    loops = np.stack([around * np.cos(turn), around * np.sin(turn), height], 1)
-    # Heads lie on the loops at the back.
-    loops = loops * (np.array(_HEAD_MM) + rng.uniform(4, 20, 3)) + [0, rng.uniform(0, 10), 0]
-    radius2 = np.float32(rng.uniform(20, 50) ** 2)
-    power = np.zeros(grid.shape, np.float32)
-    for loop in loops.astype(np.float32):
-        power += (radius2 + ((points - loop) ** 2).sum(-1)) ** -3
-    log = 0.5 * np.log(power) + 0.06 * random_field(rng, grid.shape, grid.zooms, 70.0)[0]
-    inside = ((points / np.array(_HEAD_MM)) ** 2).sum(-1) < 1
-    return np.exp(strength * (log - log[inside].mean())).astype(np.float32)
 
 
 def noise_sd(image: np.ndarray, share: float) -> float:

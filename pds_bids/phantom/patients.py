@@ -15,7 +15,7 @@ from pds_bids.phantom.sampling import look_up
 from pds_bids.phantom.tissue import GREY, Tissue
 from pds_bids.seeds import derive_seed
 
-__all__ = ["Patient", "Patients", "thin_cortex"]
+__all__ = ["Patient", "Patients", "draw_patient_traits", "thin_cortex"]
 
 _AGES_YEARS = (50.0, 92.0)
 # All cortex relative to the cortex that borders on fluid, about; and what may be lost of the latter.
@@ -81,10 +81,7 @@ class Patients:
         points : Tensor
             ``(N, 3)`` float32, mm in template space: where the result is wanted.
         """
-        rng = np.random.default_rng(derive_seed(seed, "traits"))
-        diagnosis = list(Diagnosis)[int(rng.integers(len(Diagnosis)))]
-        traits = Traits(diagnosis, float(rng.uniform(*_AGES_YEARS)), Sex.FEMALE)
-        effects = draw_effects(seed, traits, self.atlas)
+        effects = draw_effects(seed, draw_patient_traits(seed), self.atlas)
         table = torch.from_numpy(effects.latents.reshape(-1, effects.latents.shape[-1])).to(self.device)
         latents = look_up(table, effects.grid.shape, self._index(effects.grid, points)).T
         nx, ny, nz = self.atlas.grid.shape
@@ -99,6 +96,13 @@ class Patients:
         """Return the voxel coordinates of points."""
         ras2vox = torch.from_numpy(grid.ras2vox.astype(np.float32)).to(self.device)
         return points @ ras2vox[:3, :3].T + ras2vox[:3, 3]
+
+
+def draw_patient_traits(seed: int) -> Traits:
+    """Return who the patient of a seed is."""
+    rng = np.random.default_rng(derive_seed(seed, "traits"))
+    diagnosis = list(Diagnosis)[int(rng.integers(len(Diagnosis)))]
+    return Traits(diagnosis, float(rng.uniform(*_AGES_YEARS)), Sex.FEMALE)
 
 
 def thin_cortex(fractions: Tensor, share: float) -> None:

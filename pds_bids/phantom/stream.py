@@ -16,6 +16,7 @@ from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.tissues import Template
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
+from pds_bids.phantom.demographics import Traits
 from pds_bids.phantom.fields import random_field_on
 from pds_bids.phantom.pair import (
     ACQUIRED,
@@ -25,7 +26,7 @@ from pds_bids.phantom.pair import (
     Pair,
     template_channels,
 )
-from pds_bids.phantom.patients import Patient, Patients, thin_cortex
+from pds_bids.phantom.patients import Patient, Patients, draw_patient_traits, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
 from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, Tissue, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
@@ -195,6 +196,13 @@ class PairStream:
             sampler.name,
         )
 
+    def patient_traits(self, index: int) -> Traits:
+        """Return diagnosis and age of a pair, if it is one of a patient (`patients`)."""
+        return draw_patient_traits(self._patient_seed(index))
+
+    def _patient_seed(self, index: int) -> int:
+        return derive_seed(self.seed, "pair", index, "effects")
+
     def _rng(self, index: int, name: str) -> np.random.Generator:
         """Return the generator of one thing of one pair."""
         return np.random.default_rng(derive_seed(self.seed, "pair", index, name))
@@ -223,7 +231,7 @@ class PairStream:
         atrophy, registered, thinning = rng.beta(1.2, 2.0), rng.uniform(0.3, 1.0), rng.uniform(-0.35, 0.1)
         patient = None
         if self._rng(index, "patient").random() < self.patients:
-            seed = derive_seed(self.seed, "pair", index, "effects")
+            seed = self._patient_seed(index)
             in_template = points * self._on_device(np.diag(mirror))
             patient = self._clinic.draw(seed, in_template)
             atrophy = 0.25

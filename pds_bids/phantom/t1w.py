@@ -4,7 +4,8 @@ import numpy as np
 from scipy import ndimage
 
 from pds_bids.phantom import contrast
-from pds_bids.phantom.epi import coil_field, named_draws, rician
+from pds_bids.phantom.coil import coil_field
+from pds_bids.phantom.epi import named_draws, rician
 from pds_bids.phantom.person import Person, Scan
 from pds_bids.phantom.tissue import Tissue
 

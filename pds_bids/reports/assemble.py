@@ -1,11 +1,11 @@
 """The page of one participant: ``OUT/sub-XX.html``, from the output folder alone.
 
-The page needs no network and no script from elsewhere. nireports' assembler is not used: its page takes
-Bootstrap and jQuery from two public servers, drops figures that its specification does not name, and puts
-errors last.
+The page needs no network: its scripts are its own, and NiiVue lies in the output folder. nireports' assembler
+is not used: its page takes Bootstrap and jQuery from two public servers, drops figures that its specification
+does not name, and puts errors last.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,10 +21,16 @@ from pds_bids.bids.write import write_text
 from pds_bids.modalities import MODALITIES, Modality
 from pds_bids.reports import quality
 from pds_bids.reports.boilerplate import markdown_to_html, read_bibliography
+from pds_bids.reports.judging import Judgement, judge, worst_verdict
+from pds_bids.reports.ratings import FORMAT, Rating, RatingVerdict
 from pds_bids.reports.records import Crash, FigureFile, Participant, QualityFile, Session, read_participant
 from pds_bids.reports.verdict import GateStatus, Verdict
+from pds_bids.reports.viewer import LIBRARY
 
-__all__ = ["Light", "assemble_report"]
+__all__ = ["Light", "assemble_report", "page_environment"]
+
+# "registration+below" is shown beneath "registration", with a slider between them.
+_BELOW = "+below"
 
 
 @dataclass(frozen=True)
@@ -60,25 +66,29 @@ def assemble_report(out_dir: Path, participant: str, *, command_line: str = "") 
     """
     record = read_participant(out_dir, participant)
     page = out_dir / f"sub-{record.label}.html"
-    write_text(page, render(record, _methods(out_dir), command_line or record.last_run.command_line))
+    judgement = judge(out_dir, record)
+    text = render(record, judgement, _methods(out_dir), command_line or record.last_run.command_line)
+    write_text(page, text)
     return page
 
 
-def render(record: Participant, methods: str, command_line: str) -> str:
+def render(record: Participant, judgement: Judgement, methods: str, command_line: str) -> str:
     """Return the page as HTML.
 
     Parameters
     ----------
     record : Participant
         What the folder holds.
+    judgement : Judgement
+        Viewers and ratings.
     methods : str
         Methods text as HTML, made by this package.
     command_line : str
         How the program was called.
     """
-    sessions = [_session_view(session, record.last_run.crashes) for session in record.sessions]
+    sessions = [_session_view(session, record.last_run.crashes, judgement) for session in record.sessions]
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.j2")
         .render(
             record=record,
@@ -88,6 +98,10 @@ def render(record: Participant, methods: str, command_line: str) -> str:
             earlier=[crash for run in record.runs[:-1] for crash in run.crashes],
             models=_models(record),
             origins=_template_origins(record),
+            rating_problem=judgement.problem,
+            rating_format=FORMAT,
+            library=LIBRARY,
+            artefacts=_specification()["artefacts"],
             command_line=command_line,
             methods=methods,
             assembled_by=__version__,
@@ -96,7 +110,8 @@ def render(record: Participant, methods: str, command_line: str) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return what pages are rendered with: files of this package, everything escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pds_bids.reports", "."),
         autoescape=True,
@@ -106,17 +121,24 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["link"] = lambda path: quote(Path(path).as_posix())
     environment.filters["number"] = quality.format_value
+    environment.filters["rating_light"] = _rating_light
     return environment
+
+
+@cache
+def _specification() -> dict[str, Any]:
+    text = files("pds_bids.data").joinpath("reports-spec.yml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
 
 
 @cache
 def _figure_kinds() -> dict[str, dict[str, str]]:
     """Return the figures of the specification by their desc, in its order."""
-    text = files("pds_bids.data").joinpath("reports-spec.yml").read_text(encoding="utf-8")
-    return {entry["desc"]: entry for entry in yaml.safe_load(text)["figures"]}
+    return {entry["desc"]: entry for entry in _specification()["figures"]}
 
 
-def _session_view(session: Session, crashes: Iterable[Crash]) -> dict[str, Any]:
+def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgement) -> dict[str, Any]:
     """Return what the page shows of a session."""
     own = f"_ses_{session.label}_".replace("+", "_") if session.label else "_wf"
     is_own = [c for c in crashes if own in c.session_workflow]
@@ -125,20 +147,25 @@ def _session_view(session: Session, crashes: Iterable[Crash]) -> dict[str, Any]:
         for file in session.quality
         for name, verdict in quality.verdicts(file.content)
     ]
+    figures = _ordered_figures(session.figures)
+    warnings = list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content)))
     return {
+        "label": session.label or "",
         "title": f"Session {session.label}" if session.label else "Scans",
         "anchor": f"ses-{session.label}" if session.label else "scans",
         "has_plan": bool(session.plan),
-        "notes": _notes(session.plan),
+        "notes": [note for note in _notes(session.plan) if note not in warnings],
         "acquired": {modality.upper(): _acquired(session, modality) for modality in Modality},
         "t1w": _anatomy(session.plan),
         "targets": [direction.target.upper() for direction in session.directions],
-        "light": _session_light(session, is_own),
+        "light": _rated(_session_light(session, is_own), judgement.current(session.label)),
+        "judged": judgement.sessions.get(session.label, []),
         "gates": [(name, verdict, _gate_light(verdict)) for name, verdict in gates],
         "fidelity": [table for file in session.quality for table in quality.fidelity(file.content)],
-        "warnings": list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content))),
+        "warnings": warnings,
         "measures": [(_name(file), file.path, quality.measures(file.content)) for file in session.quality],
-        "figures": _ordered_figures(session.figures),
+        "results": [figure for figure in figures if figure["is_synthetic"]],
+        "steps": [figure for figure in figures if not figure["is_synthetic"]],
         "synthetic": session.synthetic,
         "crashes": is_own,
     }
@@ -162,10 +189,34 @@ def _session_light(session: Session, crashes: list[Crash]) -> Light:
     if session.synthetic:
         if GateStatus.FALLBACK in said:
             return Light("doubt", "look", "done, with a fallback: look at the registration")
+        if worse := _shortfalls(session):
+            return Light("doubt", "look", f"done, but {worse}")
         return Light("good", "done", why)
     if action == "skip":
         return Light("idle", "skipped", why)
     return Light("idle", "nothing", why or "no plan and no synthetic image")
+
+
+def _shortfalls(session: Session) -> str:
+    """Say where the model is worse than a trivial baseline."""
+    tables = [table for file in session.quality for table in quality.fidelity(file.content)]
+    return "; ".join(f"synthetic {t.target.upper()}: {t.shortfall()}" for t in tables if t.shortfall())
+
+
+def _rating_light(rating: Rating) -> Light:
+    kinds = {RatingVerdict.ACCEPT: "good", RatingVerdict.DOUBT: "doubt", RatingVerdict.REJECT: "bad"}
+    return Light("idle" if rating.is_stale else kinds[rating.verdict], str(rating.verdict))
+
+
+def _rated(light: Light, ratings: Iterable[Rating]) -> Light:
+    """Let readers overrule what the gates said, for the worse only."""
+    worst = worst_verdict(ratings)
+    if worst not in (RatingVerdict.REJECT, RatingVerdict.DOUBT) or light.kind == "bad":
+        return light
+    who = ", ".join(rating.rater or "a reader" for rating in ratings if rating.verdict is worst)
+    if worst is RatingVerdict.REJECT:
+        return Light("bad", "rejected", f"a synthetic image was rejected by {who}")
+    return Light("doubt", "in doubt", f"a synthetic image was doubted by {who}")
 
 
 def _overall(record: Participant, sessions: list[dict[str, Any]]) -> Light:
@@ -187,8 +238,11 @@ def _gate_light(found: Verdict) -> Light:
 
 def _notes(plan: Mapping[str, Any]) -> list[str]:
     """Return what the plan says besides the reason: remarks, and files that were passed over."""
-    not_used = [f"not used: {Path(path).name}: {reason}" for path, reason in plan.get("not_used") or ()]
-    return [*map(str, plan.get("notes") or ()), *not_used]
+    not_used: dict[str, list[str]] = {}
+    for path, reason in plan.get("not_used") or ():
+        not_used.setdefault(str(reason), []).append(Path(path).name)
+    left_out = [f"not used: {', '.join(names)}: {reason}" for reason, names in not_used.items()]
+    return [*map(str, plan.get("notes") or ()), *left_out]
 
 
 def _acquired(session: Session, modality: Modality) -> str:
@@ -217,14 +271,17 @@ def _name(file: QualityFile) -> str:
     return f"{kind}{folder.get(file.path.parent.name, file.path.parent.name)} {rest}".strip()
 
 
-def _ordered_figures(figures: Iterable[FigureFile]) -> list[dict[str, Any]]:
+def _ordered_figures(figures: Sequence[FigureFile]) -> list[dict[str, Any]]:
     """Return figures in the order of the specification; unknown ones last, never dropped."""
     kinds = _figure_kinds()
     order = list(kinds)
     views = []
+    below = {str(f.path).replace(_BELOW, ""): f for f in figures if _BELOW in str(f.path)}
     for figure in figures:
         # "synthetic+segments" is a kind of "synthetic".
         desc = figure.entities.get("desc", "")
+        if desc.endswith(_BELOW) and str(figure.path).replace(_BELOW, "") in {str(f.path) for f in figures}:
+            continue
         known = desc if desc in kinds else desc.split("+")[0]
         kind = kinds.get(known, {"title": desc or figure.path.stem, "caption": "", "reject": ""})
         rest = [f"{k}-{v}" for k, v in figure.entities.items() if k not in ("sub", "ses", "desc")]
@@ -232,12 +289,13 @@ def _ordered_figures(figures: Iterable[FigureFile]) -> list[dict[str, Any]]:
             {
                 "rank": (order.index(known) if known in kinds else len(order), str(figure.path)),
                 "path": figure.path,
+                "below": below[str(figure.path)].path if str(figure.path) in below else None,
                 "size": figure.size,
                 "title": kind["title"],
                 "detail": " ".join([*rest, figure.suffix]),
                 "caption": kind["caption"],
                 "reject": kind["reject"],
-                "is_synthetic": desc.startswith("synthetic"),
+                "is_synthetic": kind.get("is_result", desc.startswith("synthetic")),
             }
         )
     return sorted(views, key=lambda view: view["rank"])

@@ -1,6 +1,7 @@
 """Curves and schemes: head motion, gradient directions, segments."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["gradient_figure", "motion_figure"]
+__all__ = ["Signals", "gradient_figure", "motion_figure"]
 
 # One look per axis, the same for translations and rotations; dashes serve print and colour blindness.
 _AXES = (Series("x", BLUE, "-"), Series("y", VERMILION, "--"), Series("z", "#222222", ":"))
 _B0_BELOW_S_MM2 = 50.0
+
+
+# Standard deviations of a voxel's signal over time; what lies beyond is drawn like the limit.
+_CARPET_REACH = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What a BOLD series looks like over time.
+
+    Parameters
+    ----------
+    carpet : mapping of str to ndarray
+        Tissue to ``(rows, N)`` signals in standard deviations, from `pds_bids.imaging.carpet.carpet_rows`.
+    std_dvars, global_signal : ndarray
+        ``(N,)``; the first may begin with nan.
+    """
+
+    carpet: Mapping[str, np.ndarray]
+    std_dvars: np.ndarray
+    global_signal: np.ndarray
 
 
 def motion_figure(
@@ -27,9 +49,10 @@ def motion_figure(
     tr_s: float | None = None,
     threshold_mm: float | None = None,
     segments: Sequence[Sequence[int]] = (),
+    signals: Signals | None = None,
     title: str = "Head motion",
 ) -> "Figure":
-    """Draw translations, rotations and framewise displacement of a series.
+    """Draw translations, rotations and framewise displacement of a series, and below them its signals.
 
     Parameters
     ----------
@@ -45,6 +68,8 @@ def motion_figure(
         Censoring threshold, drawn as a line.
     segments : sequence of sequences of int
         0-based volumes of each segment, drawn as numbered bands.
+    signals : Signals, optional
+        Standardised DVARS, global signal and carpet.
     title : str
         Heading.
 
@@ -66,10 +91,13 @@ def motion_figure(
     left_out = _indices(censored, len(displacement))
     step, unit = (tr_s, "time (s)") if tr_s else (1.0, "volume")
     time = np.arange(len(displacement)) * step
-    figure = new_figure(11.5, 5.4)
-    panels = figure.subplots(3, 1, sharex=True)
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.9, bottom=0.1, hspace=0.16)
-    figure.text(0.01, 0.955, title, fontsize=13, weight="bold")
+    ratios = (1, 1, 1) if signals is None else (1, 1, 1, 0.7, 2.2)
+    height_in = 0.7 + 1.55 * sum(ratios)
+    figure = new_figure(11.5, height_in)
+    panels = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
+    margins = {"top": 1 - 0.54 / height_in, "bottom": 0.54 / height_in}
+    figure.subplots_adjust(left=0.075, right=0.985, hspace=0.16, **margins)
+    figure.text(0.01, 1 - 0.25 / height_in, title, fontsize=13, weight="bold")
     quantities = (parameters[:, :3], np.degrees(parameters[:, 3:]))
     for axes, values, name in zip(panels, quantities, ("translation (mm)", "rotation (°)"), strict=False):
         for series, value in zip(_AXES, values.T, strict=True):
@@ -79,8 +107,12 @@ def motion_figure(
         axes.set(ylabel=name, ylim=(-reach, reach))
     panels[0].legend(loc="upper right", ncols=3, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     _draw_displacement(panels[2], time, displacement, left_out, threshold_mm)
-    panels[2].set(xlabel=unit, xlim=(time[0] - step / 2, time[-1] + step / 2))
-    for axes in panels:
+    edges = (time[0] - step / 2, time[-1] + step / 2)
+    if signals is not None:
+        _draw_signals(panels[3], time, signals)
+        _draw_carpet(panels[4], signals.carpet, edges)
+    panels[-1].set(xlabel=unit, xlim=edges)
+    for axes in panels[:4]:
         for index in left_out:
             axes.axvspan(time[index] - step / 2, time[index] + step / 2, color=VERMILION, alpha=0.22, lw=0)
         _draw_bands(axes, time, step, segments, is_labelled=axes is panels[0])
@@ -162,6 +194,49 @@ def _draw_displacement(
     if threshold_mm is not None:
         axes.axhline(threshold_mm, color=VERMILION, lw=1, ls="--")
     axes.set(ylabel="FD (mm)", ylim=(0, 1.25 * max(peak, threshold_mm or 0.0, 0.4)))
+
+
+def _draw_signals(axes: "Axes", time: np.ndarray, signals: Signals) -> None:
+    if signals.std_dvars.shape != time.shape or signals.global_signal.shape != time.shape:
+        raise GeometryError(
+            f"motion figure: {len(signals.std_dvars)} values of DVARS for {len(time)} volumes"
+        )
+    axes.plot(time, signals.std_dvars, color=VERMILION, lw=1.2)
+    change = signals.global_signal / np.nanmean(signals.global_signal) - 1
+    axes.set(ylabel="DVARS", ylim=(0, 1.3 * max(2.0, float(np.nanmax(signals.std_dvars, initial=0.0)))))
+    twin = axes.twinx()
+    twin.plot(time, 100 * change, color="#222222", lw=1.0, ls=":")
+    reach = max(1.0, 130 * float(np.nanmax(np.abs(change), initial=0.0)))
+    twin.set(ylim=(-reach, reach), yticks=[])
+    lines = [*axes.get_lines(), *twin.get_lines()]
+    text = f"global signal within {100 * float(np.nanmax(np.abs(change), initial=0.0)):.1f} % of its mean"
+    axes.legend(
+        lines,
+        ["standardised DVARS", text],
+        loc="upper right",
+        ncols=2,
+        framealpha=0.9,
+        edgecolor="none",
+        fontsize=8,
+    )
+
+
+def _draw_carpet(axes: "Axes", carpet: Mapping[str, np.ndarray], edges: tuple[float, float]) -> None:
+    rows = np.concatenate(list(carpet.values()))
+    axes.imshow(
+        rows,
+        cmap="gray",
+        vmin=-_CARPET_REACH,
+        vmax=_CARPET_REACH,
+        extent=(*edges, len(rows), 0),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    ends = np.cumsum([len(part) for part in carpet.values()])
+    for end in ends[:-1]:
+        axes.axhline(end, color=BLUE, lw=1.5)
+    axes.set_yticks([end - len(part) / 2 for end, part in zip(ends, carpet.values(), strict=True)])
+    axes.set_yticklabels([name.replace(" ", "\n") for name in carpet], fontsize=8)
 
 
 def _draw_bands(

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "STD_SHARE",
     "Verdict",
     "gradient_figure",
     "mask_figure",
     "motion_figure",
     "registration_figure",
+    "registration_pair",
     "save_figure",
     "synthetic_figure",
+    "upper_limit",
 ]
 
 _MASK = Series("brain mask of this image", ORANGE)
@@ -32,7 +35,7 @@ _SEVEN = (0.1, 0.24, 0.37, 0.5, 0.63, 0.76, 0.9)
 _FOUR = (0.2, 0.4, 0.6, 0.8)
 _THREE = (0.3, 0.53, 0.75)
 # Fixed shares of the common window: a bad synthesis must not look good because its map was rescaled.
-_DIFFERENCE_SHARE, _STD_SHARE = 0.5, 0.25
+_DIFFERENCE_SHARE, STD_SHARE = 0.5, 0.25
 
 
 def mask_figure(image: np.ndarray, grid: Grid, mask: np.ndarray, *, title: str) -> "Figure":
@@ -60,7 +63,7 @@ def mask_figure(image: np.ndarray, grid: Grid, mask: np.ndarray, *, title: str) 
     """
     view = View(grid, mask, margin_mm=18.0)
     outline = (Contour(mask, _MASK),)
-    window = (0.0, _upper(image, mask))
+    window = (0.0, upper_limit(image, mask))
     rows = [
         Row(name, image, view.cuts(axis, _SEVEN), window, contours=outline)
         for axis, name in ((AXIAL, "axial"), (CORONAL, "coronal"), (SAGITTAL, "sagittal"))
@@ -80,8 +83,8 @@ def registration_figure(
 ) -> "Figure":
     """Draw the template above the registered image in the same planes.
 
-    The template carries both brain outlines, the registered image all outlines of the template, so that a
-    ventricle or a sulcus that misses its outline is seen at once.
+    Both carry the outlines of the template and of the image's own mask, so that a ventricle or a sulcus that
+    misses its outline is seen at once.
 
     Parameters
     ----------
@@ -109,28 +112,70 @@ def registration_figure(
     GeometryError
         If an array is not on `grid`.
     """
+    view, pairs = _registration_rows(template_image, warped_image, grid, template_contours, warped_mask)
+    rows = [row for pair in pairs for row in pair]
+    return draw_mosaic(view, rows, title=title, badge=_badge(verdict))
+
+
+def registration_pair(
+    template_image: np.ndarray,
+    warped_image: np.ndarray,
+    grid: Grid,
+    template_contours: Mapping[str, np.ndarray],
+    warped_mask: np.ndarray,
+    *,
+    title: str,
+    verdict: Verdict | None = None,
+) -> "tuple[Figure, Figure]":
+    """Draw template and registered image as two figures of one layout, to be shown one over the other.
+
+    Parameters and errors are those of `registration_figure`.
+
+    Returns
+    -------
+    template, image : Figure
+        Of the same size, with the same planes and outlines at the same places.
+    """
+    view, pairs = _registration_rows(template_image, warped_image, grid, template_contours, warped_mask)
+    one, other = (
+        draw_mosaic(view, [pair[k] for pair in pairs], title=title, badge=_badge(verdict)) for k in (0, 1)
+    )
+    return one, other
+
+
+def _registration_rows(
+    template_image: np.ndarray,
+    warped_image: np.ndarray,
+    grid: Grid,
+    template_contours: Mapping[str, np.ndarray],
+    warped_mask: np.ndarray,
+) -> tuple[View, list[tuple[Row, Row]]]:
+    """Return rows of the template, each with the same planes of the registered image."""
     brain = next(iter(template_contours.values()), warped_mask)
     view = View(grid, np.maximum(brain > 0.5, warped_mask > 0.5))
     outlines = [
         Contour(volume, Series(f"template: {name}", colour))
         for (name, volume), colour in zip(template_contours.items(), _TEMPLATE_COLOURS, strict=False)
     ]
-    own = Contour(warped_mask, Series("mask of the registered image", VERMILION))
+    outlines.append(Contour(warped_mask, Series("mask of the registered image", VERMILION)))
     blocks = (
         ("axial", view.cuts(AXIAL, _SEVEN)),
         ("coronal and sagittal", view.cuts(CORONAL, _FOUR) + view.cuts(SAGITTAL, (0.3, 0.48, 0.7))),
     )
-    rows = []
-    for name, cuts in blocks:
-        template_window = (0.0, _upper(template_image, brain))
-        warped_window = (0.0, _upper(warped_image, warped_mask))
-        rows += [
-            Row(f"template, {name}", template_image, cuts, template_window, contours=[*outlines[:1], own]),
-            Row(f"registered image, {name}", warped_image, cuts, warped_window, contours=[*outlines, own]),
-        ]
-    status = verdict.status if verdict else None
-    badge = (f"{status.symbol} registration {status}", status.colour) if status else None
-    return draw_mosaic(view, rows, title=title, badge=badge)
+    windows = (0.0, upper_limit(template_image, brain)), (0.0, upper_limit(warped_image, warped_mask))
+    return view, [
+        (
+            Row(f"template, {name}", template_image, cuts, windows[0], contours=outlines),
+            Row(f"registered image, {name}", warped_image, cuts, windows[1], contours=outlines),
+        )
+        for name, cuts in blocks
+    ]
+
+
+def _badge(verdict: Verdict | None) -> tuple[str, str] | None:
+    if verdict is None:
+        return None
+    return f"{verdict.status.symbol} registration {verdict.status}", verdict.status.colour
 
 
 def synthetic_figure(
@@ -180,16 +225,11 @@ def synthetic_figure(
     source_name, target_name = names
     view = View(grid, mask)
     cuts = view.cuts(AXIAL, _THREE) + view.cuts(CORONAL, (0.4, 0.62)) + view.cuts(SAGITTAL, (0.3, 0.48))
-    upper = _upper(synthetic if acquired is None else acquired, mask)
+    upper = upper_limit(synthetic if acquired is None else acquired, mask)
     common = (0.0, upper)
+    own = (0.0, upper_limit(source, mask))
     rows = [
-        Row(
-            f"source: acquired {source_name}",
-            source,
-            cuts,
-            (0.0, _upper(source, mask)),
-            unit="× in-brain mean",
-        ),
+        Row(f"source: acquired {source_name}", source, cuts, own, unit="× in-brain mean"),
         Row(
             f"SYNTHETIC {target_name}: predicted by the model, not measured",
             synthetic,
@@ -206,7 +246,7 @@ def synthetic_figure(
             f"uncertainty of the synthetic {target_name} (standard deviation)",
             std,
             cuts,
-            (0.0, _STD_SHARE * upper),
+            (0.0, STD_SHARE * upper),
             "inferno",
             unit,
             is_model_output=True,
@@ -219,7 +259,7 @@ def synthetic_figure(
 def _comparison_rows(
     synthetic: np.ndarray, acquired: np.ndarray, mask: np.ndarray, cuts: list[Cut], name: str, unit: str
 ) -> list[Row]:
-    upper = _upper(acquired, mask)
+    upper = upper_limit(acquired, mask)
     reach = _DIFFERENCE_SHARE * upper
     difference = np.asarray(synthetic, float) - acquired
     return [
@@ -237,7 +277,7 @@ def _comparison_rows(
     ]
 
 
-def _upper(image: np.ndarray, mask: np.ndarray) -> float:
+def upper_limit(image: np.ndarray, mask: np.ndarray) -> float:
     """Return the top of the grey scale: the 99.5th percentile in the mask, 1 where that means nothing."""
     if np.shape(image) != np.shape(mask):
         raise GeometryError(f"figure: volume {np.shape(image)} is not on grid {np.shape(mask)} of its mask")

@@ -49,6 +49,16 @@ class FidelityTable:
     rows: tuple[FidelityRow, ...]
     columns: tuple[str, ...] = field(default=())
 
+    @property
+    def main_columns(self) -> tuple[str, ...]:
+        """What is worth a place on the page: metrics inside the brain; all, where none says so."""
+        return tuple(name for name in self.columns if name.endswith("_brain")) or self.columns
+
+    def shortfall(self) -> str:
+        """Say by how much the model misses the best trivial baseline on the first main metric, if it does."""
+        headlines = self.headlines()
+        return headlines[0][1] if headlines and " below " in headlines[0][1] else ""
+
     def verdict(self, column: str) -> str:
         """Say whether the model clears the best trivial baseline in `column`; higher must be better."""
         model = [row.values[column] for row in self.rows if row.is_model and column in row.values]

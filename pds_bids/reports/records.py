@@ -23,6 +23,7 @@ __all__ = [
     "QualityFile",
     "Run",
     "Session",
+    "read_json",
     "read_participant",
 ]
 
@@ -162,7 +163,7 @@ def read_participant(out_dir: Path, participant: str) -> Participant:
     """
     label = participant.removeprefix("sub-")
     folder = out_dir / f"sub-{label}"
-    plan = _read_json(folder / "log" / f"plan_sub-{label}.json")
+    plan = read_json(folder / "log" / f"plan_sub-{label}.json")
     planned: dict[str | None, dict[str, Any]] = {}
     for entry in plan.get("sessions") or ():
         if isinstance(entry, dict) and entry.get("participant") == label:
@@ -176,7 +177,7 @@ def read_participant(out_dir: Path, participant: str) -> Participant:
     figures = tuple(_figure_files(out_dir, folder))
     present |= {figure.entities.get("ses") for figure in figures}
     labels = sorted(present | set(planned), key=lambda name: name or "")
-    description = _read_json(out_dir / "dataset_description.json")
+    description = read_json(out_dir / "dataset_description.json")
     generators = description.get("GeneratedBy") or [{}]
     return Participant(
         label,
@@ -212,12 +213,12 @@ def _read_session(
     quality = sorted(path for datatype in ("func", "dwi") for path in own.glob(f"{datatype}/*_qc.json"))
     synthetic = sorted(own.glob("func/*_desc-synthetic_boldref.nii.gz"))
     synthetic += sorted(own.glob("dwi/*_desc-synthetic_dwiref.nii.gz"))
-    sidecars = [_read_json(path.with_name(path.name.replace(".nii.gz", ".json"))) for path in synthetic]
+    sidecars = [read_json(path.with_name(path.name.replace(".nii.gz", ".json"))) for path in synthetic]
     return Session(
         label,
         plan,
         tuple(figure for figure in figures if figure.entities.get("ses") == label),
-        tuple(QualityFile(p.relative_to(out_dir), parse_entities(p), _read_json(p)) for p in quality),
+        tuple(QualityFile(p.relative_to(out_dir), parse_entities(p), read_json(p)) for p in quality),
         tuple(path.relative_to(out_dir) for path in synthetic),
         tuple(sidecar for sidecar in sidecars if sidecar),
     )
@@ -259,7 +260,7 @@ def _read_text(path: Path) -> str:
         return f"{path.name} cannot be read: {error}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object; empty when the file is not there, broken or something else."""
     try:
         content = json.loads(path.read_text())

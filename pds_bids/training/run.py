@@ -15,6 +15,7 @@ import torch
 from pds_bids import __version__
 from pds_bids.bids.write import write_json
 from pds_bids.exceptions import UsageError
+from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.prepare import DEFAULT_WINDOW, Window
 from pds_bids.methods import METHODS, Method, UNetMethod
@@ -201,7 +202,16 @@ def train(
         updater.average.to(machine.device_type)
         measured = list(people.atlas_indices)[:N_MEASURED]
         ranges = source_ranges(people.train, window, measured)
-        export(updater, statistics, validation, bundle, training, window=window, ranges=ranges)
+        export(
+            updater,
+            statistics,
+            validation,
+            bundle,
+            training,
+            window=window,
+            grid=people.template.grid,
+            ranges=ranges,
+        )
     return bundle
 
 
@@ -296,6 +306,7 @@ def export(
     training: dict[str, Any],
     *,
     window: Window = DEFAULT_WINDOW,
+    grid: Grid = MODEL_GRID,
     ranges: dict[str, Any] | None = None,
 ) -> None:
     """Calibrate the averaged weights on held-out people and write the bundle.
@@ -314,6 +325,8 @@ def export(
         For the card.
     window : Window
         What the network sees.
+    grid : Grid
+        What `window` is a part of.
     ranges : dict, optional
         From `source_ranges`.
     """
@@ -335,7 +348,7 @@ def export(
         folder,
         average,
         card,
-        grid=MODEL_GRID,
+        grid=grid,
         window=window,
         data_range=statistics.data_range,
         bank=statistics.bank,

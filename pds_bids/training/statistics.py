@@ -1,6 +1,7 @@
 """What is fixed from the people of the training split before training starts."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ LOGGER = logging.getLogger("pds_bids.training")
 ATLAS_PRIOR = 1.0
 # People whose projections an encoder learns from, and that weights of parcels come from.
 ENCODER_PEOPLE = 40
+# People per diagnosis: with ten in each of two groups, Cohen's f of no effect at all is about 0.2.
+MIN_GROUP = 10
 # Rectifier of VGG16 that the adversarial methods compare, as in their papers.
 RELU2_2 = (8,)
 
@@ -145,6 +148,9 @@ def _add_mirror(window: Window, image: np.ndarray) -> np.ndarray:
 def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     """Return how strongly parcels differ between the diagnoses of the training split.
 
+    Groups of fewer than `MIN_GROUP` people are left out: their effect sizes are mostly chance, and would
+    make the loss look at parcels drawn by lot.
+
     Parameters
     ----------
     people : People
@@ -155,12 +161,22 @@ def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        ``(C, P)`` float32, Cohen's f per contrast, mean 1 over parcels.
+        ``(C, P)`` float32, Cohen's f per contrast, mean 1 over parcels; None, for uniform weights, where
+        fewer than two groups are large enough.
     """
-    if not people.groups:
+    sizes = Counter(people.groups)
+    large = {group for group, n in sizes.items() if n >= MIN_GROUP}
+    if len(large) < 2:
+        if sizes:
+            LOGGER.info(
+                "uniform weights of parcels: groups %s, at least two of %d needed", dict(sizes), MIN_GROUP
+            )
         return None
+    chosen = [
+        (i, group) for i, group in zip(people.atlas_indices, people.groups, strict=True) if group in large
+    ]
     means = []
-    for index in people.atlas_indices:
+    for index, _ in chosen:
         pair = people.train.pair(index)
         volumes = np.moveaxis(pair.target, 0, -1)
         table = parcel_means(volumes, people.template.atlas, pair.mask, labels)
@@ -171,9 +187,10 @@ def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     is_there = np.isfinite(table)
     typical = np.where(is_there, table, 0).sum(0) / np.maximum(is_there.sum(0), 1)
     table = np.where(is_there, table, typical)
-    codes = torch.from_numpy(np.unique(np.array(people.groups), return_inverse=True)[1])
-    sizes = torch.stack([effect_sizes(torch.from_numpy(table[:, c]), codes) for c in range(len(CONTRASTS))])
-    return (sizes / sizes.mean(1, keepdim=True).clamp_min(1e-9)).float()
+    codes = torch.from_numpy(np.unique([group for _, group in chosen], return_inverse=True)[1])
+    effects = [effect_sizes(torch.from_numpy(table[:, c]), codes) for c in range(len(CONTRASTS))]
+    stacked = torch.stack(effects)
+    return (stacked / stacked.mean(1, keepdim=True).clamp_min(1e-9)).float()
 
 
 def source_ranges(pairs: PairSource, window: Window, indices: Sequence[int]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 
 from pds_bids.methods import Method
 from pds_bids.training.data import ExampleStream, UpdateStream
@@ -21,13 +22,14 @@ def updates_within(
     config: TrainConfig,
     examples: ExampleStream,
     device_type: str = "cpu",
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Return how many updates of all stages take about `seconds`, from a few of each stage.
 
     Parameters
     ----------
     seconds : float
-        Wall time for the training.
+        For the training, as `clock` counts them.
     method : Method
         Not changed: a copy is trained.
     config : TrainConfig
@@ -36,6 +38,8 @@ def updates_within(
         Time to make examples counts.
     device_type : str
         Where to train: ``cpu`` or ``cuda``.
+    clock : callable
+        Tells seconds: wall time by default, `time.process_time` for time of this process on the CPU.
 
     Returns
     -------
@@ -56,9 +60,9 @@ def updates_within(
     spent = []
     for _ in stage_ends(trial.stage_shares, short.n_updates):
         updater.update(updates.update(updater.update_count))
-        start = time.monotonic()
+        start = clock()
         for _ in range(N_TIMED):
             updater.update(updates.update(updater.update_count))
-        spent.append((time.monotonic() - start) / N_TIMED)
+        spent.append((clock() - start) / N_TIMED)
     mean = sum(share * each for share, each in zip(method.stage_shares, spent, strict=True))
     return max(n_stages, int(SHARE * seconds / max(mean, 1e-6)))

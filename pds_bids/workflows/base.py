@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 from pds_bids.bids.names import log_dir, output_path
 from pds_bids.bids.series import Series
 from pds_bids.config import Device, Ignore, RunConfig
+from pds_bids.devices import visible_gpus
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w, ResampleT1w
 from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS
@@ -21,7 +22,7 @@ from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.bold import init_bold_wf
 from pds_bids.workflows.derivatives import init_series_derivatives_wf, save_synthetic, save_t1w
 from pds_bids.workflows.dwi import init_dwi_maps_wf, init_dwi_wf
-from pds_bids.workflows.nodes import identity
+from pds_bids.workflows.nodes import connect_by_name, identity
 from pds_bids.workflows.precomputed import init_precomputed_wf
 from pds_bids.workflows.report import init_anat_figure, init_series_report_wf, init_synthetic_report_wf
 from pds_bids.workflows.series import init_registration_wf, init_segments_wf, timeseries_mem_gb
@@ -189,7 +190,7 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
     if series.modality is Modality.DWI:
         maps.append(init_dwi_maps_wf(mem_gb=timeseries_mem_gb(read)))
     sources = _source_stages(series, session, config, has_t1w=has_t1w)
-    _connect_by_name(
+    connect_by_name(
         workflow, [inputnode, *sources, segments_wf, *maps, derivatives_wf, report_wf, outputnode]
     )
     return workflow
@@ -245,29 +246,6 @@ def _source_stages(
     return [series_wf, registration_wf]
 
 
-def _connect_by_name(workflow: pe.Workflow, stages: list[pe.Node | pe.Workflow]) -> None:
-    """Connect every stage to the earlier stages whose outputs have the names of its inputs.
-
-    The last one before it wins, so a name means the same thing all the way down.
-    """
-    for position, stage in enumerate(stages):
-        for field in _fields(stage, "inputnode"):
-            for source in reversed(stages[:position]):
-                if field in _fields(source, "outputnode"):
-                    names = [
-                        field if isinstance(s, pe.Node) else f"{end}.{field}"
-                        for s, end in ((source, "outputnode"), (stage, "inputnode"))
-                    ]
-                    workflow.connect(source, names[0], stage, names[1])
-                    break
-
-
-def _fields(stage: pe.Node | pe.Workflow, end: str) -> list[str]:
-    """Return the names at one end of a stage; the first series workflow has no inputs."""
-    node = stage if isinstance(stage, pe.Node) else stage.get_node(end)
-    return list(node.inputs.copyable_trait_names()) if node is not None else []
-
-
 def _connect_modality(
     workflow: pe.Workflow, inputnode: pe.Node, anat: pe.Node | None, modality_wf: pe.Workflow
 ) -> None:
@@ -299,7 +277,7 @@ def _add_synthesis(
         random_seed=config.random_seed,
         seed_names=session.label.split(),
         device=str(config.device),
-        use_gpu=_uses_gpu(config.device),
+        use_gpu=config.device is not Device.CPU and bool(visible_gpus()),
         omp_nthreads=config.omp_nthreads or 1,
         has_acquired=has_acquired,
         name=f"{direction}_wf",
@@ -340,6 +318,7 @@ def _connect_synthesis(
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
         (source_wf, save, [("outputnode.template_mask", "mask")] if hasattr(save.inputs, "mask") else []),
+        (inputnode, report_wf, [("template", "inputnode.template")]),
         (source_wf, report_wf, [("outputnode.stack", "inputnode.source")]),
         (source_wf, report_wf, [("outputnode.template_mask", "inputnode.mask")]),
     ])  # fmt: skip
@@ -356,11 +335,6 @@ def _connect_synthesis(
                 if c in MAP_UNITS
             ]),
         ])  # fmt: skip
-
-
-def _uses_gpu(device: Device) -> bool:
-    """Whether the synthesis claims a GPU slot; looks for the driver's device files, not for torch."""
-    return device is not Device.CPU and Path("/dev/nvidiactl").exists()
 
 
 def _report_crashes_to(workflow: pe.Workflow, folder: Path, config: RunConfig) -> None:

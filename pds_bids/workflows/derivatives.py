@@ -44,6 +44,7 @@ SEGMENT_COLUMNS = {
     "b_values_s_mm2": {"Description": "b-values of the volumes, rounded to 50", "Units": "s/mm^2"},
     "n_b0": {"Description": "Share of b = 0 volumes"},
 }
+SHELL_UNITS = "arbitrary: those of the scan, after bias correction"
 PARCEL_TEXT = "Mean of each parcel inside the brain mask; one row per segment, one column per parcel"
 
 
@@ -222,8 +223,9 @@ def save_series(
         sidecar = {"Description": "Head motion, one ITK transform per volume"}
         outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
+        shells = image("shells", in_template=False) | {"Units": SHELL_UNITS}
         outputs += [
-            _Output("shells", "shells", sidecar=image("shells", in_template=False), more="shells_json"),
+            _Output("shells", "shells", sidecar=shells, more="shells_json"),
             *(_map_output(key, raws, in_template=there) for key in ("fa", "md") for there in (False, True)),
             _Output("b0", "b0", sidecar=image("b0", in_template=False)),
             _Output("b0", "template_b0", True, volumes=Volumes.FIRST, sidecar=image("b0", in_template=True)),
@@ -270,7 +272,7 @@ def save_synthetic(
     Returns
     -------
     Node
-        Its inputs: mean, std, b0_mean, b0_std, fa_mean and so on, each also with native_ before it; mask,
+        Its inputs: mean, std, b0_mean, b0_std, fa_mean and so on, each also with ``native_`` before it; mask,
         native_mask, qc, parcels, metadata.
     """
     acquired, precomputed = session.series(direction.source), session.derivatives(direction.source)

@@ -16,7 +16,7 @@ from pds_bids.modalities import Contrast, Modality
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.series import BLOCKS_GB, SERIES_FIELDS
 
-__all__ = ["PRECOMPUTED_FIELDS", "init_precomputed_wf"]
+__all__ = ["PRECOMPUTED_FIELDS", "init_precomputed_wf", "init_reading_wf"]
 
 REGISTRATION_FIELDS = ["template2native", "native2template", "t1w2epi", "gate"]
 # What is handed on: the fields of a series and of a registration, and what only a realigned series has.
@@ -26,6 +26,8 @@ PRECOMPUTED_FIELDS = [
     "confounds",
     "confounds_json",
 ]
+# Files of the other pipeline; the names differ from those of what is handed on.
+FILE_FIELDS = ["series_file", "mask_file", "motion_file", "transforms", "judged", "bval_file", "bvec_file"]
 
 
 def init_precomputed_wf(
@@ -98,64 +100,123 @@ def init_precomputed_wf(
     """
     if precomputed.level is None:
         raise UsageError(precomputed.problem)
-    workflow = pe.Workflow(name=name)
-    is_dwi, made_by = series.modality is Modality.DWI, precomputed.dataset.source
     files = precomputed.files
-    inputnode = identity(["template"], name="inputnode")
-    outputnode = identity(PRECOMPUTED_FIELDS, name="outputnode")
-    conform = pe.Node(
-        ConformSeries(in_files=[str(files.get("series", series.path))]), name="conform", mem_gb=BLOCKS_GB
+    workflow = init_reading_wf(
+        series.modality,
+        made_by=precomputed.dataset.source,
+        is_realigned=precomputed.is_realigned,
+        dummy_scans=dummy_scans,
+        omp_nthreads=omp_nthreads,
+        name=name,
     )
-    moved = _motion_node(precomputed, dummy_scans)
+    inputs = workflow.get_node("inputnode").inputs
+    inputs.series_file = str(files.get("series", series.path))
+    inputs.mask_file = str(files["mask"])
+    inputs.motion_file = str(files["confounds" if precomputed.is_realigned else "hmc"])
+    inputs.transforms = [str(path) for path in precomputed.transforms]
+    inputs.judged = _judged(precomputed)
+    if series.modality is Modality.DWI:
+        inputs.bval_file, inputs.bvec_file = str(files["bval"]), str(files["bvec"])
+    return workflow
+
+
+def init_reading_wf(
+    modality: Modality,
+    *,
+    made_by: str,
+    is_realigned: bool = True,
+    dummy_scans: int | None = None,
+    omp_nthreads: int = 1,
+    name: str = "reading_wf",
+) -> pe.Workflow:
+    """Build the workflow that reads files of another pipeline, which may be known only at run time.
+
+    .. workflow::
+        :graph2use: orig
+        :simple_form: yes
+
+        from pds_bids.modalities import Modality
+        from pds_bids.workflows.precomputed import init_reading_wf
+        wf = init_reading_wf(Modality.BOLD, made_by="fMRIPrep 25.1.0")
+
+    Parameters
+    ----------
+    modality : Modality
+        Of the series.
+    made_by : str
+        Name and version of the pipeline, for messages and descriptions.
+    is_realigned : bool
+        Whether the series is realigned and has a table of confounds; otherwise it is the raw one with a
+        transform for every volume.
+    dummy_scans : int or None
+        BOLD volumes to drop at the start; None to take those that the confounds flag.
+    omp_nthreads : int
+        Threads per node.
+    name : str
+        Name of the workflow.
+
+    Returns
+    -------
+    Workflow
+
+    Inputs
+    ------
+    template
+        From `FetchTemplate`.
+    series_file, mask_file
+        4D series, and brain mask in the same space.
+    motion_file
+        Table of confounds of a realigned series, or ITK transforms of a raw one.
+    transforms
+        List of ITK transforms from there to the template, none when it lies there.
+    judged
+        List of files that a message names when the registration fails its gate.
+    bval_file, bvec_file
+        DWI.
+
+    Outputs
+    -------
+    As of `init_precomputed_wf`.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = identity(["template", *FILE_FIELDS], name="inputnode")
+    outputnode = identity(PRECOMPUTED_FIELDS, name="outputnode")
+    conform = pe.Node(ConformSeries(), name="conform", mem_gb=BLOCKS_GB)
+    moved = _motion_node(is_realigned, made_by, dummy_scans)
     mean = pe.Node(MeanVolumes(), name="mean", mem_gb=0.5)
     brain = pe.Node(
-        PrecomputedBrain(mask=str(files["mask"]), num_threads=omp_nthreads),
-        name="their_brain",
-        n_procs=omp_nthreads,
-        mem_gb=0.5,
+        PrecomputedBrain(num_threads=omp_nthreads), name="their_brain", n_procs=omp_nthreads, mem_gb=0.5
     )
+    contrast = Contrast.B0 if modality is Modality.DWI else Contrast.BOLD
     way = pe.Node(
-        PrecomputedRegistration(
-            contrast=str(Contrast.B0 if is_dwi else Contrast.BOLD),
-            transforms=[str(path) for path in precomputed.transforms],
-            judged=[str(path) for path in _judged(precomputed)],
-            made_by=made_by,
-        ),
+        PrecomputedRegistration(contrast=str(contrast), made_by=made_by),
         name="their_registration",
         mem_gb=1.5,
     )
     workflow.connect([
+        (inputnode, conform, [(("series_file", as_list), "in_files")]),
+        (inputnode, moved, [("motion_file", "table" if is_realigned else "transforms")]),
+        (inputnode, brain, [("mask_file", "mask")]),
+        (inputnode, way, [("template", "template"), ("transforms", "transforms"), ("judged", "judged")]),
         (conform, moved, [("out_file", "in_file")]),
         (conform, mean, [("out_file", "in_file")]),
         (moved, mean, [("motion", "motion"), ("dummies", "dummies")]),
         (brain, way, [("out_file", "in_file"), ("mask", "mask")]),
-        (inputnode, way, [("template", "template")]),
         (conform, outputnode, [("out_file", "series"), ("starts", "starts")]),
         (moved, outputnode, [("motion", "motion"), ("dummies", "dummies")]),
         (brain, outputnode, [("out_file", "anchor"), ("mask", "mask"), ("bias", "bias")]),
         (way, outputnode, [("template2native", "template2native"), ("gate", "gate")]),
         (way, outputnode, [("native2template", "native2template")]),
     ])  # fmt: skip
-    if precomputed.is_realigned:
+    if is_realigned:
         workflow.connect([
             (moved, outputnode, [("head_motion", "head_motion"), ("table", "confounds")]),
             (moved, outputnode, [("description", "confounds_json")]),
         ])  # fmt: skip
     else:
         workflow.connect(moved, "motion", outputnode, "head_motion")
-    if is_dwi:
-        gradients = pe.Node(
-            ConformGradients(
-                dwi_files=[str(files["series"])], bvals=[str(files["bval"])], bvecs=[str(files["bvec"])]
-            ),
-            name="gradients",
-        )
-        workflow.connect([
-            (gradients, mean, [("gradients", "gradients")]),
-            (gradients, outputnode, [("gradients", "gradients")]),
-            (mean, brain, [("b0_file", "in_file"), ("out_file", "other_file")]),
-            (brain, outputnode, [("out_file", "b0"), ("other_file", "mean"), ("other_scale", "scale")]),
-        ])  # fmt: skip
+    if modality is Modality.DWI:
+        _connect_dwi(workflow, inputnode, outputnode)
     else:
         workflow.connect([
             (mean, brain, [("out_file", "in_file")]),
@@ -164,17 +225,32 @@ def init_precomputed_wf(
     return workflow
 
 
-def _motion_node(precomputed: Precomputed, dummy_scans: int | None) -> pe.Node:
+def as_list(item: str) -> list[str] | str:
+    """Return a list of one, and nothing for nothing; Nipype calls it from its source, at a connection."""
+    from nipype.interfaces.base import isdefined
+
+    return [item] if isdefined(item) else item
+
+
+def _connect_dwi(workflow: pe.Workflow, inputnode: pe.Node, outputnode: pe.Node) -> None:
+    """Add the gradient table, and both contrasts of a diffusion series."""
+    mean, brain = workflow.get_node("mean"), workflow.get_node("their_brain")
+    gradients = pe.Node(ConformGradients(), name="gradients")
+    workflow.connect([
+        (inputnode, gradients, [(("series_file", as_list), "dwi_files")]),
+        (inputnode, gradients, [(("bval_file", as_list), "bvals"), (("bvec_file", as_list), "bvecs")]),
+        (gradients, mean, [("gradients", "gradients")]),
+        (gradients, outputnode, [("gradients", "gradients")]),
+        (mean, brain, [("b0_file", "in_file"), ("out_file", "other_file")]),
+        (brain, outputnode, [("out_file", "b0"), ("other_file", "mean"), ("other_scale", "scale")]),
+    ])  # fmt: skip
+
+
+def _motion_node(is_realigned: bool, made_by: str, dummy_scans: int | None) -> pe.Node:
     """Return the node that knows how the head moved: from the confounds, or from transforms."""
-    if precomputed.is_realigned:
-        interface = PrecomputedConfounds(
-            table=str(precomputed.files["confounds"]),
-            made_by=precomputed.dataset.source,
-            dummy_scans=dummy_scans,
-        )
-        return pe.Node(interface, name="their_confounds")
-    interface = PrecomputedMotion(transforms=str(precomputed.files["hmc"]), dummy_scans=dummy_scans)
-    return pe.Node(interface, name="their_motion", mem_gb=0.5)
+    if is_realigned:
+        return pe.Node(PrecomputedConfounds(made_by=made_by, dummy_scans=dummy_scans), name="their_confounds")
+    return pe.Node(PrecomputedMotion(dummy_scans=dummy_scans), name="their_motion", mem_gb=0.5)
 
 
 def _judged(precomputed: Precomputed) -> list[str]:

@@ -11,6 +11,7 @@ from pds_bids.interfaces.figures import (
     GradientFigure,
     MaskFigure,
     MotionFigure,
+    ParcelFigure,
     RegistrationFigure,
     SyntheticFigure,
     TensorFigure,
@@ -31,6 +32,8 @@ DISTORTION_FIELDS = {
     "t1w_mask": "t1w_mask",
     "t1w2epi": "t1w2epi",
 }
+# The page shows a figure "X+below" beneath the figure "X", with a slider between them.
+BELOW_REGISTRATION = "registration+below"
 MEAN_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean DWI"}
 # Unit of a map in figures, and what its 1 is in files.
 MAP_FIGURE_UNITS = {Contrast.FA: ("FA", 1.0), Contrast.MD: ("um^2/ms", 1e-3)}
@@ -39,8 +42,15 @@ ANCHOR_NAMES = {Modality.BOLD: "mean BOLD", Modality.DWI: "mean b = 0 image"}
 
 def init_anat_figure(session: SessionPlan, output_dir: Path) -> pe.Node:
     """Return the figure of the T1w image's registration; inputs as of `RegistrationFigure`."""
-    path = output_path("figure_t1w", session.entities, extension=".png", desc="registration")
-    interface = RegistrationFigure(figure=str(output_dir / path), title="T1w image in template space")
+    path, below = (
+        output_path("figure_t1w", session.entities, extension=".png", desc=desc)
+        for desc in ("registration", BELOW_REGISTRATION)
+    )
+    interface = RegistrationFigure(
+        figure=str(output_dir / path),
+        template_figure=str(output_dir / below),
+        title="T1w image in template space",
+    )
     return pe.Node(interface, name="anat_figure", mem_gb=0.5)
 
 
@@ -77,6 +87,8 @@ def init_series_report_wf(
         From the preprocessing of the series.
     template
         From `FetchTemplate`.
+    carpet, confounds
+        BOLD, from `init_segments_wf`.
     fa, md
         DWI, from `init_dwi_maps_wf`.
     distorted, corrected, fieldmap, distortion_quality, t1w, t1w_mask, t1w2epi
@@ -95,6 +107,8 @@ def init_series_report_wf(
         "segments",
         "censored",
         "template",
+        "carpet",
+        "confounds",
         "fa",
         "md",
     ]
@@ -109,6 +123,7 @@ def init_series_report_wf(
     registration = pe.Node(
         RegistrationFigure(
             figure=_figure(output_dir, series, "registration", ".png"),
+            template_figure=_figure(output_dir, series, BELOW_REGISTRATION, ".png"),
             title=f"{anchor} in template space {label}",
         ),
         name="registration_figure",
@@ -130,6 +145,7 @@ def init_series_report_wf(
         (inputnode, registration, [("template2native", "template2native"), ("template", "template")]),
         (inputnode, motion, [("anchor", "reference"), ("head_motion", "motion"), ("starts", "starts")]),
         (inputnode, motion, [("segments", "segments"), ("censored", "censored")]),
+        (inputnode, motion, [("carpet", "carpet"), ("confounds", "confounds")] if is_bold else []),
     ])  # fmt: skip
     if has_fieldmap:
         distortion = pe.Node(
@@ -164,7 +180,7 @@ def init_series_report_wf(
 def init_synthetic_report_wf(
     session: SessionPlan, direction: Direction, output_dir: Path, *, has_acquired: bool
 ) -> pe.Workflow:
-    """Build the figure of a synthetic volume beside its source and, where there is one, the acquired volume.
+    """Build the figures of a synthetic volume: beside its source, and against the acquired one, if any.
 
     Parameters
     ----------
@@ -187,15 +203,17 @@ def init_synthetic_report_wf(
         4D on the model grid, overall mean first; brain mask.
     mean, std, acquired
         Likewise; of DWI also ``fa_mean`` and so on.
+    template
+        From `FetchTemplate`.
     """
     workflow = pe.Workflow(name=f"{direction}_report_wf")
+    entities = session.entities_of(direction)
     figures = [(direction.targets[0], "synthetic", MEAN_NAMES[direction.target])]
     figures += [(c, f"synthetic{c}", str(c).upper()) for c in direction.targets if c in MAP_UNITS]
     own = ["mean", "std", *(["acquired"] if has_acquired else [])]
     names = [f"{field_prefix(contrast)}{field}" for contrast, *_ in figures for field in own]
-    inputnode = identity(["source", "mask", *names], name="inputnode")
+    inputnode = identity(["source", "mask", *names, "template"], name="inputnode")
     for contrast, desc, text in figures:
-        entities = session.entities_of(direction)
         path = output_path("figure", entities, direction.target, extension=".png", desc=desc)
         figure = pe.Node(
             SyntheticFigure(
@@ -213,6 +231,12 @@ def init_synthetic_report_wf(
             (inputnode, figure, [("source", "source"), ("mask", "mask")]),
             (inputnode, figure, [(f"{prefix}{field}", field) for field in own]),
         ])  # fmt: skip
+    if has_acquired:
+        path = output_path("figure", entities, direction.target, extension=".svg", desc="parcels")
+        title = MEAN_NAMES[direction.target]
+        parcels = pe.Node(ParcelFigure(figure=str(output_dir / path), title=title), name="parcel_figure")
+        wanted = ["mean", "std", "mask", "acquired", "template"]
+        workflow.connect([(inputnode, parcels, [(field, field) for field in wanted])])
     return workflow
 
 

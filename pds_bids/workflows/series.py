@@ -191,6 +191,8 @@ def init_segments_wf(
         JSON: how much of the brain was acquired.
     confounds, confounds_json
         Table and its description, unless it is there already.
+    carpet
+        BOLD: signals of voxels for the figure, with the table.
     """
     workflow = pe.Workflow(name=name)
     inputs = [
@@ -210,6 +212,7 @@ def init_segments_wf(
     inputnode = identity([*inputs, "template"], name="inputnode")
     outputs = ["stack", "template_b0", "template_mask", "segments", "censored", "coverage"]
     outputs += [] if has_confounds else ["confounds", "confounds_json"]
+    outputs += ["carpet"] if series.modality is Modality.BOLD and not has_confounds else []
     outputnode = identity(outputs, name="outputnode")
     resample = pe.Node(ResampleSegments(), name="resample", mem_gb=1)
     coverage = pe.Node(FieldOfView(), name="coverage", mem_gb=BLOCKS_GB)
@@ -253,6 +256,8 @@ def _add_confounds(workflow: pe.Workflow, series: Series) -> None:
     confounds = pe.Node(Confounds(), name="confounds", mem_gb=mem_gb)
     inputnode = workflow.get_node("inputnode")
     own = ["dummies", "native2template", "template"] if is_bold else ["gradients", "eddy"]
+    if is_bold:
+        workflow.connect(confounds, "carpet", workflow.get_node("outputnode"), "carpet")
     workflow.connect([
         (inputnode, confounds, [("series", "in_file"), ("motion", "motion"), ("mask", "mask")]),
         (inputnode, confounds, [("distortion", "distortion"), ("starts", "starts")]),

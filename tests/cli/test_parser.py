@@ -8,8 +8,9 @@ import pytest
 
 from pds_bids import __version__
 from pds_bids.cli.parser import build_parser, parse_args
-from pds_bids.cli.validate import check_device, gpu_is_visible
+from pds_bids.cli.validate import check_device
 from pds_bids.config import (
+    Classifier,
     DenoiseMethod,
     Device,
     EchoCombination,
@@ -88,6 +89,15 @@ OPTIONS = [
     ("--resume", "resume", True),
     ("--devices 2", "devices", 2),
     ("--tensorboard", "tensorboard", True),
+    ("--atlas Schaefer2018", "atlas", "Schaefer2018"),
+    ("--group-column group", "group_column", "group"),
+    ("--covariates age sex", "covariates", ("age", "sex")),
+    ("--covariates", "covariates", ()),
+    ("--person-column person", "person_column", "person"),
+    ("--exclude-rejected", "exclude_rejected", True),
+    ("--classifiers svm cnn", "classifiers", (Classifier.SVM, Classifier.CNN)),
+    ("--n-folds 4", "n_folds", 4),
+    ("--permutations 9", "permutations", 9),
     ("--dummy-scans 2", "dummy_scans", 2),
     ("--fd-spike-threshold 0.3", "fd_spike_threshold", 0.3),
     ("--nprocs 3", "nprocs", 3),
@@ -190,7 +200,10 @@ def test_model_dir_from_the_environment(tmp_path, monkeypatch):
     [
         ([], "the following arguments are required: bids_dir, output_dir, analysis_level"),
         (["/data", "/out"], "required: analysis_level"),
-        (["/data", "/out", "group"], "invalid choice: 'group' (choose from 'participant', 'train')"),
+        (
+            ["/data", "/out", "groups"],
+            "invalid choice: 'groups' (choose from 'participant', 'group', 'train')",
+        ),
         (["/data", "/data", "participant"], "is the input dataset"),
         (["/data", "/data/out", "participant"], "is inside the input dataset"),
         ([*POSITIONAL, "-w", "/data/work"], "work folder /data/work is inside the input dataset"),
@@ -260,41 +273,6 @@ def test_help_is_fast_and_loads_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert time.perf_counter() - start < 2
-
-
-@pytest.fixture
-def driver(tmp_path, monkeypatch):
-    """Replace the GPU driver's command by one that prints and exits as asked."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-    def install(output: str, code: int) -> None:
-        command = tmp_path / "nvidia-smi"
-        command.write_text(f"#!/bin/sh\necho '{output}'\nexit {code}\n")
-        command.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path))
-
-    return install
-
-
-@pytest.mark.parametrize(
-    ("output", "code", "visible"),
-    [
-        ("GPU 0: NVIDIA H200 (UUID: x)", 0, True),
-        ("No devices were found", 6, False),
-        ("GPU access blocked", 9, False),
-        ("", 0, False),
-    ],
-)
-def test_gpu_is_what_the_driver_lists(driver, output, code, visible):
-    driver(output, code)
-    assert gpu_is_visible() is visible
-
-
-@pytest.mark.parametrize(("value", "visible"), [("", False), ("-1", False), ("0", True), ("GPU-abc", True)])
-def test_gpu_may_be_hidden(driver, monkeypatch, value, visible):
-    driver("GPU 0: x", 0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert gpu_is_visible() is visible
 
 
 def test_absent_gpu_fails_only_when_asked_for(driver):

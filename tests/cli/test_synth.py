@@ -35,7 +35,7 @@ def case(tmp_path):
     save_bundle(
         tmp_path / "model",
         method,
-        {"name": "toy", "version": "9"},
+        {"name": "toy", "version": "9", "uncertainty": {"method": "spread", "interval_95_dwi": 2.5}},
         grid=GRID,
         window=window,
         data_range=ranges,
@@ -94,6 +94,7 @@ def test_files_hold_what_the_function_returns(case, tmp_path):
     assert report["VolumeSeeds"] == [derive_seed(3, "sub-01", "ses-1", "bold2dwi", i) for i in range(3)]
     assert report["GenerativeModel"]["WeightsSHA256"] == bundle.weights_sha256
     assert report["GenerativeModel"]["Name"] == "toy"
+    assert report["GenerativeModel"]["IntervalHalfWidthsInStd"] == {"dwi": {"95": 2.5}}
     means = arrays["bold"][mask].mean(0)
     np.testing.assert_allclose(report["SourceScale"]["bold"], means, rtol=1e-5)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid
@@ -57,3 +58,21 @@ def test_nothing_to_scale_is_refused() -> None:
         brain_mean(np.zeros((3, 3, 3)), np.ones((3, 3, 3), bool))
     with pytest.raises(DataError, match="positive voxels"):
         n4_bias(np.zeros(GRID.shape), GRID, np.ones(GRID.shape, bool))
+
+
+@pytest.mark.parametrize("machine", [2, 4])
+def test_n4_does_not_depend_on_what_the_machine_offers(
+    scene: tuple[np.ndarray, np.ndarray, np.ndarray], machine: int
+) -> None:
+    """In a process of somebody else ITK would take all cores, and add up in another order."""
+    tissue, mask, field = scene
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for threads in (1, machine):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            found.append(n4_bias(tissue * field, GRID, mask, nthreads=1))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    np.testing.assert_array_equal(*found)

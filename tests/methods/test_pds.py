@@ -85,6 +85,31 @@ def test_every_part_can_be_switched_off(make, batch, generators, row):
     assert not result.mean[(batch.mask == 0).expand_as(result.mean)].any()
 
 
+def test_one_stage_trains_everything_at_once(make, batch, generators):
+    method = perturb(make(has_two_stages=False))
+    assert (method.stages, method.stage_shares) == (("joint",), (1.0,))
+    method.set_stage("joint")
+    losses = method.losses(batch, None, torch.Generator().manual_seed(0))
+    assert {"l1", "microstructure", "diffusion_estimate", "diffusion_microstructure"} < set(losses)
+    torch.stack(list(losses.values())).sum().backward()
+    trained = {n.split(".")[0] for n, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained == {"estimator", "refiner", "backbone"}
+
+
+def test_without_its_source_the_estimator_sees_no_subject(make, batch, generators):
+    method = perturb(make(has_source=False))
+    first, second = (method.draw(b, generators(2)) for b in (batch, other_source(batch)))
+    assert torch.equal(first, second)
+    refined, other = (method.sample(b, generators(2)).mean for b in (batch, other_source(batch)))
+    assert not torch.equal(refined, other)
+
+
+def test_without_zero_terminal_signal_some_is_left(make):
+    assert float(make().alpha_bar[-1]) == 0
+    # Products of 1 - beta by hand: 4.04e-5 (Ho et al. 2020, section 4).
+    assert float(make(has_zero_terminal_snr=False).alpha_bar[-1]) == pytest.approx(4.04e-5, rel=0.01)
+
+
 def test_nothing_left_is_an_error():
     with pytest.raises(UsageError, match="nothing is left"):
         PDSConfig(has_estimator=False, has_refinement=False)

@@ -112,6 +112,21 @@ def test_released_steps_lead(make, batch, monkeypatch):
     assert asked == [(step, way) for step in (17, 13, 9, 5, 1) for way in (0, 1)]
 
 
+def test_released_draw_is_kept_until_the_estimator_changes(make, batch, monkeypatch):
+    method = perturb(make(Reading.RELEASED))
+    first = method.draw(batch, [])
+    with torch.no_grad():
+        monkeypatch.setattr(method, "estimate_noise", lambda *_: pytest.fail("drawn again"))
+        assert torch.equal(method.draw(batch, []), first)
+        monkeypatch.undo()
+        next(method.estimator.parameters()).mul_(1.5)
+    changed = method.draw(batch, [])
+    assert not torch.equal(changed, first)
+    other = make(Reading.RELEASED)
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.draw(batch, []), changed)
+
+
 def test_losses_of_each_reading(make, batch):
     expected = {
         Reading.WRITTEN: ({"estimate", "pattern", "microstructure"}, {"l1", "scale", "microstructure"}),

@@ -106,6 +106,20 @@ def seen(person: Person, epi_grid: Grid) -> Scan:
     return scan(np.random.default_rng(2), person, head_lattice(epi_grid, 2.5))
 
 
+@pytest.fixture(scope="session", params=[0.4, 1.0], ids=["smooth", "lifelike"])
+def scanned(
+    request: pytest.FixtureRequest, person: Person, seen: Scan, anatomy: Anatomy, epi_grid: Grid
+) -> tuple[Person, Scan, float]:
+    """A person, a scan and a receive field: without grain; with vessels and sharp folds, by a raw array.
+
+    Voxels here are 5 mm: grain and folds are finer, so what is resampled is found less exactly.
+    """
+    if request.param < 1:
+        return person, seen, request.param
+    lifelike = draw_person(np.random.default_rng(1), anatomy)
+    return lifelike, scan(np.random.default_rng(2), lifelike, head_lattice(epi_grid, 2.5)), request.param
+
+
 @pytest.fixture(scope="session")
 def coarse(person: Person) -> Scan:
     """The person on large voxels, for long series."""

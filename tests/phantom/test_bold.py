@@ -272,15 +272,16 @@ def test_echoes_share_everything_but_decay_and_noise(person, seen, epi_grid):
     assert corner[1] == pytest.approx(corner[0], rel=0.1)
 
 
-def test_planted_motion_is_found(person, seen, epi_grid):
+def test_planted_motion_is_found(scanned, epi_grid):
+    person, seen, coil = scanned
     motion = np.array([[0.0] * 6, [1.5, -1, 2, 1, -2, 1.5], [-2, 0.5, -1, -1.5, 1, 0.5], [0.3] * 6])
-    epi = replace(SHARP, coil=0.4, noise=0.01, field_strength=0.4)
+    epi = replace(SHARP, coil=coil, noise=0.01, field_strength=0.4, ghost=0.02, fat=0.02)
     series, truth = run(person, seen, epi_grid, motion=motion, epi=epi)
     found = estimate_motion(1000 * series, epi_grid.vox2ras, 1000 * series[..., 0]).ref2volume
     brain = epi_grid.points()[evaluate(seen.share(*BRAIN), seen.grid, epi_grid, np.eye(4), order=1) > 0.9]
     for estimate, planted in zip(found, truth.rest2volume, strict=True):
         distance = np.linalg.norm(apply_affine(estimate, brain) - apply_affine(planted, brain), axis=1)
-        assert distance.mean() < 0.15
+        assert distance.mean() < (0.25 if coil == 1 else 0.15)
     moved = [np.linalg.norm(apply_affine(m, brain) - brain, axis=1).mean() for m in truth.rest2volume[1:3]]
     assert min(moved) > 1.5
 

@@ -15,6 +15,7 @@ from pds_bids.phantom.epi import EpiOptions
 from pds_bids.phantom.gradients import gradient_table
 from pds_bids.phantom.head_motion import rigid
 from pds_bids.phantom.moving_head import evaluate, spline
+from pds_bids.phantom.person import scan
 from pds_bids.phantom.tissue import BRAIN, FLUID, Latent, Tissue
 
 IDEAL = EpiOptions.ideal()
@@ -35,7 +36,9 @@ def fit(series, bvals, bvecs, inside):
 
 
 @pytest.mark.parametrize(("directions", "bvals"), [(30, 1000), ([10, 20], [700, 2000])])
-def test_dipy_finds_the_planted_tensor(person, seen_voxels, directions, bvals):
+def test_dipy_finds_the_planted_tensor(scanned, epi_grid, directions, bvals):
+    person = scanned[0]
+    seen_voxels = scan(np.random.default_rng(2), person, epi_grid)
     bvals, bvecs = gradient_table(directions, bvals)
     series, truth = run(person, seen_voxels, bvals, bvecs)
     brain = seen_voxels.share(*BRAIN) > 0.5

@@ -12,9 +12,10 @@ from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.pepolar import Blip, field_from_blips
 from pds_bids.imaging.undistort import undistorted
 from pds_bids.phantom.bold import bold_series
+from pds_bids.phantom.coil import coil_field
 from pds_bids.phantom.contrast import BoldProtocol, DwiProtocol
 from pds_bids.phantom.dwi import dwi_series
-from pds_bids.phantom.epi import EpiOptions, Readout, coil_field, ghosted, named_draws, remap, rician
+from pds_bids.phantom.epi import EpiOptions, Readout, ghosted, named_draws, remap, rician
 from pds_bids.phantom.fluctuations import BoldOptions
 from pds_bids.phantom.moving_head import evaluate, finer_along, head_lattice, spline
 from pds_bids.phantom.tissue import BRAIN, Tissue
@@ -60,7 +61,8 @@ def test_remap_wants_the_ends_of_all_cells():
 
 
 @pytest.mark.parametrize("direction", ["i", "i-", "j", "j-"])
-def test_known_distortion_is_undone_with_the_true_field(person, seen, epi_grid, direction):
+def test_known_distortion_is_undone_with_the_true_field(scanned, epi_grid, direction):
+    person, seen, coil = scanned
     epi = replace(SHARP, readout_s=0.04, field_strength=0.8, phase_encoding=direction)
     series, truth = bold_series(
         np.random.default_rng(0), person, seen, np.zeros((1, 6)), BoldProtocol(), epi, NOTHING, grid=epi_grid
@@ -76,7 +78,8 @@ def test_known_distortion_is_undone_with_the_true_field(person, seen, epi_grid, 
         np.abs(x - truth.mean)[brain] / truth.mean[brain].mean() for x in (series[..., 0], fixed)
     )
     assert np.percentile(before, 99) > 0.05
-    assert np.percentile(after, 99) < 0.02
+    # Interpolation between voxels of 5 mm cannot follow grain.
+    assert np.percentile(after, 99) < (0.03 if coil == 1 else 0.02)
     wrong = undistorted(series[..., 0], epi_grid, -truth.field_hz, epi.encoding)
     assert np.abs(wrong - truth.mean)[brain].mean() > 1.5 * np.abs(series[..., 0] - truth.mean)[brain].mean()
 
@@ -96,10 +99,11 @@ def test_opposite_directions_shift_to_opposite_sides(epi_grid):
         np.testing.assert_allclose(places[direction] - still, to, atol=1e-3)
 
 
-def test_pair_of_opposite_directions_tells_the_field(person, seen, epi_grid):
+def test_pair_of_opposite_directions_tells_the_field(scanned, epi_grid):
+    person, seen, coil = scanned
     blips = []
     for seed, direction in enumerate(("j", "j-")):
-        epi = EpiOptions(readout_s=0.06, phase_encoding=direction, field_strength=2.0, noise=0.02)
+        epi = EpiOptions(readout_s=0.06, phase_encoding=direction, field_strength=2.0, noise=0.02, coil=coil)
         series, truth = dwi_series(
             np.random.default_rng(seed),
             person,
@@ -118,7 +122,7 @@ def test_pair_of_opposite_directions_tells_the_field(person, seen, epi_grid):
     )
     error = 0.06 * (found.hz - truth.field_hz)[brain]
     assert np.abs(error - np.median(error)).mean() < 0.2
-    assert np.corrcoef(found.hz[brain], truth.field_hz[brain])[0, 1] > 0.8
+    assert np.corrcoef(found.hz[brain], truth.field_hz[brain])[0, 1] > (0.7 if coil == 1 else 0.8)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

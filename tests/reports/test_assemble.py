@@ -1,5 +1,6 @@
 """The page: it tells the truth about what lies in the folder, needs no network, and can be built again."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -127,14 +128,16 @@ def full(tmp_path):
     return folder
 
 
-def test_no_network_and_no_script(full):
+def test_no_network_and_no_script_of_others(full):
     page = full.page()
     for tag, url in page.links():
         if "//" in url:
             assert tag == "a"
             assert url.startswith(("https://doi.org/", "https://arxiv.org/", "https://creativecommons.org/"))
     tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "iframe", "object", "embed", "form"}
+    assert not tags & {"iframe", "object", "embed"}
+    assert not [attributes for tag, attributes in page.tags if tag == "script" and attributes]
+    assert not [attributes for tag, attributes in page.tags if tag == "form" and "action" in attributes]
     assert [attributes for tag, attributes in page.tags if tag == "link"] == [
         {"rel": "icon", "href": "data:,"}
     ]
@@ -169,7 +172,7 @@ def test_errors_come_first_and_are_escaped(full):
     text = assemble_report(full.path, "01").read_text()
     assert text.index('id="errors"') < text.index('id="summary"')
     assert "mask overlap 0.61 &lt;script&gt;" in text
-    assert "<script>" not in text
+    assert "<script>alert" not in text
     page = Page(text)
     assert page.lights()[0] == "bad"
     assert "1 of 2 sessions with errors" in page.text
@@ -233,6 +236,99 @@ def test_quality_of_acquired_and_synthetic_are_told_apart(tmp_path):
     assert "Quality measures of BOLD task-rest" in text
     assert "Quality measures of synthetic DWI" in text
     assert "model (model)" not in text
+
+
+def test_worse_than_a_trivial_baseline_is_told_at_a_glance(tmp_path):
+    folder = Folder(tmp_path / "out", session()).quality({"registration": PASSED}).synthetic()
+    place = "sub-01/ses-1/dwi/sub-01_ses-1_desc-synthetic_qc.json"
+    rows = [
+        {"target": "dwi", "predictor": name, "psnr_brain": value, "is_model": name == "model"}
+        for name, value in (("model", 13.0), ("cubic", 15.0))
+    ]
+    folder._write(place, json.dumps({"fidelity": rows}))
+    page = folder.page()
+    assert page.outcomes() == ["doubt"]
+    assert "synthetic DWI: the model is 2.00 dB below the best trivial baseline (cubic)" in page.text
+    rows[0]["psnr_brain"] = 16.0
+    folder._write(place, json.dumps({"fidelity": rows}))
+    assert folder.page().outcomes() == ["good"]
+
+
+def test_files_that_were_not_used_stand_in_one_line_and_warnings_once(tmp_path):
+    why = "not needed"
+    plan = replace(
+        session(), not_used=((Path("/d/a.nii"), why), (Path("/d/b.nii"), why)), notes=("no fieldmap",)
+    )
+    folder = Folder(tmp_path / "out", plan).quality({"warnings": ["no fieldmap"]})
+    text = folder.page().text
+    assert "not used: a.nii, b.nii: not needed" in text
+    assert text.count("no fieldmap") == 1
+
+
+def save_rating(folder, verdict, sha256, rater="AB"):
+    image = "sub-01/ses-1/dwi/sub-01_ses-1_desc-synthetic_dwiref.nii.gz"
+    folder._write(image, "a volume")
+    entry = {
+        "image": image,
+        "sha256": sha256,
+        "verdict": verdict,
+        "artefacts": ["pattern"],
+        "comment": "<b>odd</b>",
+    }
+    content = {"format": "pds-bids rating 1", "participant": "01", "session": "1", "rater": rater}
+    content |= {"rated_at": "2026-01-02T03:04:05Z", "ratings": [entry]}
+    folder._write(f"ratings/sub-01_ses-1_rater-{rater}_rating.json", json.dumps(content))
+
+
+@pytest.mark.parametrize(("verdict", "kind"), [("accept", "good"), ("doubt", "doubt"), ("reject", "bad")])
+def test_a_reader_overrules_the_gates_for_the_worse(tmp_path, verdict, kind):
+    folder = Folder(tmp_path / "out", session()).quality({"registration": PASSED})
+    save_rating(folder, verdict, hashlib.sha256(b"a volume").hexdigest())
+    page = folder.page()
+    assert page.outcomes() == [kind]
+    assert "Stripes, grid or checkerboard" in page.text
+    assert "“<b>odd</b>”" in page.text
+    assert "rate it again" not in page.text
+
+
+def test_a_rating_of_an_older_image_overrules_nothing(tmp_path):
+    folder = Folder(tmp_path / "out", session()).quality({"registration": PASSED})
+    save_rating(folder, "reject", "0" * 64)
+    page = folder.page()
+    assert page.outcomes() == ["good"]
+    assert "Of an older image: rate it again." in page.text
+
+
+def test_a_rating_does_not_save_a_failed_registration(tmp_path):
+    folder = Folder(tmp_path / "out", session()).quality({"registration": GATE_FAILED})
+    save_rating(folder, "accept", hashlib.sha256(b"a volume").hexdigest())
+    assert folder.page().outcomes() == ["bad"]
+
+
+def test_a_broken_rating_is_told_and_named(tmp_path):
+    folder = Folder(tmp_path / "out", session()).synthetic()
+    folder._write("ratings/sub-01_ses-1_rating.json", "{")
+    assert "ratings/sub-01_ses-1_rating.json" in folder.page().text
+
+
+def test_what_is_missing_and_to_be_made_is_called_missing(tmp_path):
+    text = Folder(tmp_path / "out", session()).synthetic().page().text
+    assert "task-rest, 200 volumes" in text
+    assert text.split("Outcome")[1].split("no verdict")[0].count("missing") == 1
+
+
+def test_a_figure_with_one_below_is_shown_with_a_slider(tmp_path):
+    folder = Folder(tmp_path / "out", session()).synthetic()
+    folder.figure("desc-registration_boldref.svg").figure("desc-registration+below_boldref.svg")
+    folder.figure("desc-mask+below_boldref.svg")  # without the one above it is a figure like others
+    page = folder.page()
+    assert [a["class"] for t, a in page.tags if t == "div" and a.get("class") == "compare"] == ["compare"]
+    pictures = [unquote(a["src"]).split("desc-")[1] for t, a in page.tags if t == "img"]
+    assert pictures == [
+        "registration+below_boldref.svg",
+        "registration_boldref.svg",
+        "mask+below_boldref.svg",
+    ]
 
 
 def test_both_directions_must_be_there(tmp_path):
@@ -313,7 +409,7 @@ def test_dataset_without_sessions(tmp_path):
 
 def test_assembling_loads_neither_torch_nor_matplotlib():
     code = (
-        "import sys, pds_bids.reports.assemble as a; a._environment(); "
+        "import sys, pds_bids.reports.assemble as a; a.page_environment(); "
         "print([m for m in ('torch', 'monai', 'matplotlib', 'nireports') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,13 @@ import pytest
 
 from pds_bids.exceptions import GeometryError, UsageError
 from pds_bids.imaging.grid import Grid
-from pds_bids.reports.figures import mask_figure, registration_figure, save_figure, synthetic_figure
+from pds_bids.reports.figures import (
+    mask_figure,
+    registration_figure,
+    registration_pair,
+    save_figure,
+    synthetic_figure,
+)
 from pds_bids.reports.tensor import tensor_figure
 from pds_bids.reports.verdict import Verdict
 
@@ -229,6 +235,23 @@ def test_shifted_registration_moves_its_outline_only(head):
     good, bad = draw(0), draw(2)
     assert centres(good, blue) == pytest.approx(centres(good, vermilion), abs=1e-6)
     assert centres(bad, vermilion) - centres(bad, blue) == pytest.approx(8.0, abs=1.0)
+
+
+def test_a_pair_differs_only_in_the_image(head):
+    """A slider between two pictures shows a misfit only where planes and outlines stay at their places."""
+    image, mask = head
+    below, above = registration_pair(image, 1 - image, GRID, {"brain": mask}, mask, title="x")
+    same, _ = registration_pair(image, image, GRID, {"brain": mask}, mask, title="x")
+    assert [a.get_position().bounds for a in panels(below)] == [
+        a.get_position().bounds for a in panels(above)
+    ]
+    assert np.array_equal(pixels(below), pixels(same))
+    for one, other in zip(panels(below), panels(above), strict=True):
+        assert letter(one, "left") == letter(other, "left")
+        for mine, theirs in zip(one.collections, other.collections, strict=True):
+            for path, opposite in zip(mine.get_paths(), theirs.get_paths(), strict=True):
+                assert np.array_equal(path.vertices, opposite.vertices)
+    assert not np.array_equal(pixels(below), pixels(above))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -138,7 +139,7 @@ def test_fingerprint_follows_the_data(tmp_path):
     assert fingerprint(find_visits(tmp_path)[0]) != before
 
 
-def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path):
+def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path, caplog):
     """BOLD of patients is brighter in parcel 2, and nothing else differs systematically."""
     for number in range(1, 9):
         is_patient = number % 2 == 0
@@ -146,12 +147,20 @@ def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path):
     rows = ["participant_id\tdiagnosis"] + [f"sub-{n:02d}\t{'NC' if n % 2 else 'AD'}" for n in range(1, 9)]
     (tmp_path / "participants.tsv").write_text("\n".join(rows) + "\n")
     people = load_cohort(tmp_path, template(), 1, tmp_path / "people.tsv", diagnoses=read_diagnoses(tmp_path))
-    weights = parcel_weights(people, [1, 2, 3])
+    # Each of them five times, in place of the many people that weights need.
+    many = replace(people, atlas_indices=[*people.atlas_indices] * 5, groups=[*people.groups] * 5)
+    weights = parcel_weights(many, [1, 2, 3])
     bold = weights[CONTRASTS.index(Contrast.BOLD)]
     assert bold.argmax() == 1
     assert bold[1] > 3 * bold[[0, 2]].max()
     torch.testing.assert_close(weights.mean(1), torch.ones(3))
     assert json.dumps(people.description)
+    with caplog.at_level("INFO", "pds_bids.training"):
+        assert parcel_weights(people, [1, 2, 3]) is None
+    assert "at least two of 10 needed" in caplog.text
+    # A few people of a third group neither stop the others from counting nor count themselves.
+    mixed = replace(many, atlas_indices=[*many.atlas_indices, 0], groups=[*many.groups, "MCI"])
+    torch.testing.assert_close(parcel_weights(mixed, [1, 2, 3]), weights)
 
 
 def test_no_diagnoses_no_weights(tree, tmp_path):

@@ -27,10 +27,9 @@ from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import Modality
 from pds_bids.phantom.cohort import CohortOptions, write_cohort
 from pds_bids.template import RES02_GRID, get_template, load_template
-from pds_bids.workflows.base import _connect_by_name
 from pds_bids.workflows.bold import init_bold_wf
 from pds_bids.workflows.dwi import init_dwi_wf
-from pds_bids.workflows.nodes import identity
+from pds_bids.workflows.nodes import connect_by_name, identity
 from pds_bids.workflows.precomputed import init_precomputed_wf
 from pds_bids.workflows.series import init_registration_wf, init_segments_wf
 
@@ -62,7 +61,7 @@ def run_stages(workflow: pe.Workflow, stages, template: str) -> dict[str, object
     """Connect stages by name as the app does, run them, and return the outputs of every node."""
     inputnode = identity(["template"], name="inputnode")
     inputnode.inputs.template = template
-    _connect_by_name(workflow, [inputnode, *stages])
+    connect_by_name(workflow, [inputnode, *stages])
     return {node.name: node.result.outputs for node in workflow.run().nodes() if node.result}
 
 

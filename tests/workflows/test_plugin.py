@@ -25,6 +25,7 @@ def write(path):
 def test_a_killed_worker_does_not_hang_the_run(tmp_path):
     config.set("execution", "poll_sleep_duration", "0.1")
     workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
+    workflow.config["execution"] = {"crashdump_dir": str(tmp_path)}
     bad = pe.Node(Function(function=die, output_names=["out"]), name="bad")
     good = pe.Node(Function(function=write, input_names=["path"], output_names=["out"]), name="good")
     good.inputs.path = str(tmp_path / "good.txt")

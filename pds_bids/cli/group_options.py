@@ -1,0 +1,66 @@
+"""Options of the level ``group``; imports nothing heavy."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from pds_bids.config import Classifier, RunConfig
+
+__all__ = ["add_group"]
+
+
+def add_group(group: argparse._ArgumentGroup) -> None:
+    """Add the options to a group of the parser."""
+    group.add_argument(
+        "--atlas",
+        metavar="ATLAS",
+        help="parcels: AAL (AAL2), a name of TemplateFlow's such as Schaefer2018_desc-100Parcels7Networks, "
+        f"or a NIfTI file in MNI152NLin2009cAsym (default: {_default('atlas')})",
+    )
+    group.add_argument(
+        "--group-column",
+        metavar="COLUMN",
+        help=f"column of participants.tsv with the diagnosis (default: {_default('group_column')})",
+    )
+    group.add_argument(
+        "--covariates",
+        nargs="*",
+        metavar="COLUMN",
+        help="columns of participants.tsv that are regressed out within each training fold; none without a "
+        "name (default: those of age, sex and site that are there)",
+    )
+    group.add_argument(
+        "--person-column",
+        metavar="COLUMN",
+        help="column of participants.tsv that says who is the same person under several labels, so that "
+        "nobody is trained on and tested (default: everybody is another one)",
+    )
+    group.add_argument(
+        "--exclude-rejected",
+        action="store_true",
+        help="leave out synthetic images that a reader of the reports has rejected; they are "
+        "flagged in any case",
+    )
+    group.add_argument(
+        "--classifiers",
+        nargs="*",
+        choices=[member.value for member in Classifier],
+        help="how diagnoses are told apart, by parcels or by voxels; cnn takes minutes on a CPU; none "
+        f"without a name (default: {' '.join(_default('classifiers'))})",
+    )
+    group.add_argument(
+        "--n-folds",
+        type=int,
+        metavar="N",
+        help=f"folds of the cross-validation over people (default: {_default('n_folds')})",
+    )
+    group.add_argument(
+        "--permutations",
+        type=int,
+        metavar="N",
+        help=f"orders of permuted labels, the control (default: {_default('permutations')})",
+    )
+
+
+def _default(option: str) -> Any:
+    return next(field.default for field in dataclasses.fields(RunConfig) if field.name == option)

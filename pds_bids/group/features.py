@@ -1,0 +1,96 @@
+"""From the measurements of people to the features of classifiers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pds_bids.evaluation.schemes import Blocks, Origin
+from pds_bids.group.participants import Measured
+from pds_bids.group.people import People
+from pds_bids.modalities import Modality
+
+__all__ = ["acquired_parcels", "gather_blocks", "gather_voxels"]
+
+Table = dict[tuple[Modality, Origin], np.ndarray]
+
+
+def gather_blocks(
+    measured: Sequence[Measured], people: People, *, all_acquired: bool = False
+) -> tuple[Blocks, dict[Modality, list[str]]]:
+    """Collect parcel means by modality and origin.
+
+    Parameters
+    ----------
+    measured : sequence of Measured
+        Participants.
+    people : People
+        Who is who.
+    all_acquired : bool
+        Take acquired contrasts that nobody synthesises (FA and MD, by some models) as well; by default only
+        those that exist with both origins, so that one can stand in for the other.
+
+    Returns
+    -------
+    blocks : Blocks
+        Rows in the order of `measured`.
+    contrasts : dict of Modality to list of str
+        What the columns are: parcels of the first contrast, then of the second.
+    """
+    there: dict[Modality, dict[str, set[str]]] = {}
+    for person in measured:
+        for own in person.signals:
+            kinds = there.setdefault(own.scan.modality, {})
+            kinds.setdefault(own.scan.contrast, set()).add(own.scan.origin)
+    contrasts = {
+        modality: sorted(
+            name
+            for name, origins in kinds.items()
+            if len(origins) == 2 or ("acquired" in origins and (all_acquired or not _any_synthetic(kinds)))
+        )
+        for modality, kinds in sorted(there.items())
+    }
+    width = len(next(own.means for person in measured for own in person.signals))
+    tables: Table = {}
+    for modality, names in contrasts.items():
+        for origin in (Origin.ACQUIRED, Origin.SYNTHETIC):
+            if names:
+                parts = [_column(measured, name, str(origin), width) for name in names]
+                tables[modality, origin] = np.concatenate(parts, 1)
+    return Blocks(tuple(people.person_of(person.label) for person in measured), tables), contrasts
+
+
+def acquired_parcels(measured: Sequence[Measured], contrast: str) -> np.ndarray:
+    """Return ``(N, P)`` acquired parcel means of one contrast, nan for who lacks it."""
+    width = len(next(own.means for person in measured for own in person.signals))
+    return _column(measured, contrast, str(Origin.ACQUIRED), width)
+
+
+def _any_synthetic(kinds: Mapping[str, set[str]]) -> bool:
+    return any("synthetic" in origins for origins in kinds.values())
+
+
+def _column(measured: Sequence[Measured], contrast: str, origin: str, width: int) -> np.ndarray:
+    """Return the mean over runs of each person's parcels, nan for nobody's."""
+    rows = np.full((len(measured), width), np.nan)
+    for place, person in enumerate(measured):
+        found = [own.means for own in person.chosen(contrast, origin)]
+        if found:
+            n = np.isfinite(found).sum(0)
+            rows[place] = np.divide(np.nansum(found, 0), n, out=np.full(width, np.nan), where=n > 0)
+    return rows
+
+
+def gather_voxels(
+    measured: Sequence[Measured], people: People, contrasts: Mapping[Modality, Sequence[str]], n_voxels: int
+) -> Blocks:
+    """Collect coarse voxels as `gather_blocks` collects parcels, of the same contrasts."""
+    tables: Table = {}
+    for modality, names in contrasts.items():
+        for origin in (Origin.ACQUIRED, Origin.SYNTHETIC):
+            empty = np.full(n_voxels, np.nan, np.float32)
+            rows = [
+                np.concatenate([person.volumes.get((name, str(origin)), empty) for name in names])
+                for person in measured
+            ]
+            tables[modality, origin] = np.array(rows)
+    return Blocks(tuple(people.person_of(person.label) for person in measured), tables)

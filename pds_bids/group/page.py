@@ -1,0 +1,328 @@
+"""The page of a cohort: ``OUT/group.html`` and its figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pds_bids.config import RunConfig
+from pds_bids.evaluation.individual import correlate_people, identify_people
+from pds_bids.evaluation.schemes import Origin
+from pds_bids.group.gather import OUTLIER_Z
+from pds_bids.reports import cohort_charts as charts
+from pds_bids.reports import cohort_maps as maps
+from pds_bids.reports.canvas import save_figure
+from pds_bids.reports.group import write_group_page
+from pds_bids.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pds_bids.group.run import Results
+
+__all__ = ["write_page"]
+
+#: Quality that is drawn, with its unit, where it is there.
+DRAWN = {
+    "fd_mean_mm": "mean FD (mm)",
+    "registration.mask_dice": "mask Dice",
+    "registration.correlation": "correlation with the template",
+    "registration.jacobian_min": "smallest Jacobian",
+    "brain_volume_ml": "brain mask (ml)",
+    "coverage.brain": "share of brain acquired",
+    "n_censored": "volumes left out",
+    "uncertainty_median": "median claimed SD",
+}
+#: Best, middle and worst of single people, for each contrast.
+QUANTILES = (1.0, 0.5, 0.0)
+MOST_CONTRASTS = 5
+#: Fewer people have no differences to speak of.
+FEWEST = 3
+
+Records = list[dict[Any, Any]]
+
+
+def write_page(output_dir: Path, results: "Results", config: RunConfig) -> Path:
+    """Draw all figures and write the page.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Derivative dataset.
+    results : Results
+        Everything that was computed.
+    config : RunConfig
+        Options, for the section on the run.
+
+    Returns
+    -------
+    Path
+        ``group.html``, complete.
+    """
+    drawn = {**_quality_figures(results), **_fidelity_figures(results)}
+    drawn |= {**_profile_figures(results), **_diagnosis_figures(results, config.random_seed)}
+    figures = {}
+    for name, figure in drawn.items():
+        path = save_figure(figure, output_dir / "figures" / f"group_{name}.png")
+        width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+        figures[name] = {"path": path.relative_to(output_dir), "size": (width, height)}
+    return write_group_page(output_dir, _view(results, config) | {"figures": figures})
+
+
+def _view(results: "Results", config: RunConfig) -> dict[str, Any]:
+    """Return what the template shows besides figures."""
+    quality = results.gathered.quality
+    outliers = quality[quality["outliers"].astype(str) != ""]
+    flagged = outliers.sort_values("largest_z", ascending=False).to_dict("records")
+    synthetic = results.gathered.synthetic
+    rejected = [r for r in results.ratings if str(r.verdict) == "reject"]
+    diagnosis = results.diagnosis
+    return {
+        "dataset": config.bids_dir.name,
+        "n_participants": quality["participant_id"].nunique(),
+        "states": quality.groupby("state")["participant_id"].nunique().to_dict(),
+        "acquired": {
+            name: int(own["participant_id"].nunique())
+            for name, own in quality[quality["input"] == "acquired"].groupby("modality")
+        },
+        "synthetic": {
+            name: int(own["participant_id"].nunique())
+            for name, own in (synthetic.groupby("target") if len(synthetic) else ())
+        },
+        "incomplete": results.gathered.incomplete.to_dict("records"),
+        "problems": results.problems,
+        "flagged": flagged,
+        "outlier_z": OUTLIER_Z,
+        "participants": _participants(quality),
+        "n_rated": len({(r.participant, r.image) for r in results.ratings}),
+        "rejected": rejected,
+        "is_rejected_dropped": config.exclude_rejected,
+        "excluded": [
+            {
+                "participant": p,
+                "session": s,
+                "modality": m,
+                "input": "synthetic" if is_made else "acquired",
+                "why": why,
+            }
+            for (p, s, m, is_made), why in results.excluded.items()
+        ],
+        "atlas": results.atlas,
+        "fidelity": _fidelity_summary(results.fidelity),
+        "beyond": _beyond_summary(results.fidelity),
+        "n_pairs": {own.contrast: len(own.labels) for own in results.pairs},
+        "refusal": results.refusal,
+        "is_leaking": results.is_leaking,
+        "diagnosis": _diagnosis_rows(diagnosis.table) if diagnosis else [],
+        "permuted": _records(diagnosis.table, "permuted labels") if diagnosis else [],
+        "groups": _counts(diagnosis.groups) if diagnosis else {},
+        "contrasts": {str(m): names for m, names in diagnosis.contrasts.items()} if diagnosis else {},
+        "covariates": results.people.covariates,
+        "config": config,
+    }
+
+
+def _participants(quality: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return one line per participant, for the index."""
+    lines = []
+    for name, own in quality.groupby("participant_id", sort=True):
+        states = own["state"].unique().tolist()
+        lines.append(
+            {
+                "name": name,
+                "state": next((state for state in states if state != "complete"), "complete"),
+                "diagnosis": own["diagnosis"].dropna().iloc[0] if own["diagnosis"].notna().any() else "",
+                "acquired": sorted(own.loc[own["input"] == "acquired", "modality"].dropna().unique()),
+                "synthetic": sorted(own.loc[own["input"] == "synthetic", "modality"].dropna().unique()),
+                "n_outliers": int((own["outliers"].astype(str) != "").sum()),
+                "rating": next((r for r in ("reject", "doubt", "accept") if (own["rating"] == r).any()), ""),
+            }
+        )
+    return lines
+
+
+def _records(table: pd.DataFrame, family: str) -> Records:
+    return table[table["family"] == family].to_dict("records")
+
+
+def _diagnosis_rows(table: pd.DataFrame) -> Records:
+    return table[table["family"] != "permuted labels"].to_dict("records")
+
+
+def _counts(groups: np.ndarray) -> dict[str, int]:
+    names, counts = np.unique(groups, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _fidelity_summary(table: pd.DataFrame) -> Records:
+    """Return means over people of the metrics in the brain, the model and its tests against baselines."""
+    own = table[(table["level"] == "cohort") & (table["region"] == "brain")]
+    is_mean = own["metric"].isin(["psnr", "ssim", "mae", "nrmse"])
+    is_test = own["metric"].str.contains(" difference to ")
+    return own[is_mean | is_test].to_dict("records")
+
+
+def _beyond_summary(table: pd.DataFrame) -> Records:
+    own = table[(table["level"] == "cohort")]
+    names = "identification|median correlation|pattern|coverage"
+    return own[own["metric"].str.contains(names) & own["region"].isin(["brain", "parcels"])].to_dict(
+        "records"
+    )
+
+
+def _quality_figures(results: "Results") -> dict[str, "Figure"]:
+    table = results.gathered.quality
+    measures = {}
+    for column, name in DRAWN.items():
+        if column not in table or not table[column].notna().any():
+            continue
+        kinds = {}
+        for (modality, origin), own in table[table[column].notna()].groupby(["modality", "input"]):
+            label = (
+                f"{str(modality).upper()}" if origin == "acquired" else f"synthetic {str(modality).upper()}"
+            )
+            is_far = own["outliers"].astype(str).str.contains(f"{column} (z", regex=False)
+            kinds[label] = (own[column].to_numpy(float), is_far.to_numpy(), own["participant_id"].tolist())
+        measures[name] = kinds
+    if not measures:
+        return {}
+    return {"quality": charts.distribution_figure(measures, title="Quality of all images")}
+
+
+def _fidelity_figures(results: "Results") -> dict[str, "Figure"]:
+    figures: dict[str, Figure] = {}
+    reported = results.gathered.fidelity
+    if len(reported):
+        own = reported[reported["metric"] == "psnr_brain"]
+        scores: dict[str, dict[str, np.ndarray]] = {}
+        for contrast, part in own.groupby("contrast"):
+            names = sorted(part["predictor"].unique(), key=lambda name: (name != "model", name))
+            scores[str(contrast)] = {
+                name: part.loc[part["predictor"] == name, "value"].to_numpy(float) for name in names
+            }
+        if scores:
+            figures["fidelity"] = charts.fidelity_figure(scores, metric="PSNR in the brain (dB)")
+    pairs = {own.contrast: own for own in results.pairs[:MOST_CONTRASTS] if len(own.labels) >= FEWEST}
+    if pairs:
+        figures["correlation"] = charts.parcel_correlation_figure(
+            {
+                name: (
+                    correlate_people(own.acquired, own.synthetic),
+                    correlate_people(own.acquired, own.source),
+                )
+                for name, own in pairs.items()
+            }
+        )
+        figures["agreement"] = charts.agreement_figure(
+            {name: (own.acquired, own.synthetic) for name, own in pairs.items()}
+        )
+        figures["identification"] = charts.similarity_figure(
+            {
+                name: (identify_people(own.acquired, own.synthetic).similarity, own.labels)
+                for name, own in pairs.items()
+            }
+        )
+        if shares := _coverages(results):
+            figures["uncertainty"] = charts.coverage_figure(shares)
+    return figures
+
+
+def _coverages(results: "Results") -> dict[str, dict[int, np.ndarray]]:
+    shares: dict[str, dict[int, np.ndarray]] = {}
+    for own in results.pairs:
+        levels = {
+            level: np.array([c.scores.get(f"coverage{level}.brain", np.nan) for c in own.comparisons])
+            for level in (50, 80, 95)
+        }
+        known = {level: values[np.isfinite(values)] for level, values in levels.items()}
+        if all(len(values) for values in known.values()):
+            shares[own.contrast] = known
+    return shares
+
+
+def _profile_figures(results: "Results") -> dict[str, "Figure"]:
+    profiles: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    for person in results.measured:
+        group = results.people.group_of(person.label) or "everybody"
+        for own in person.signals:
+            if own.scan.session == person.session:
+                profiles.setdefault((own.scan.contrast, group, own.scan.origin), []).append(own.means)
+    if not profiles:
+        return {}
+    contrasts = sorted({contrast for contrast, _, _ in profiles})
+    groups = sorted({group for _, group, _ in profiles})
+    figures = {
+        "profiles": maps.profile_figure(
+            {key: np.array(rows) for key, rows in profiles.items()},
+            groups,
+            contrasts,
+            names=results.atlas.names,
+        )
+    }
+    people = []
+    for pair in results.pairs[:MOST_CONTRASTS]:
+        if len(pair.labels) < FEWEST:
+            continue
+        rank = identify_people(pair.acquired, pair.synthetic).similarity.diagonal().argsort()
+        mean = np.nanmean(pair.acquired, 0)
+        for quantile in QUANTILES:
+            k = int(rank[round(quantile * (len(rank) - 1))])
+            people.append((pair.contrast, f"sub-{pair.labels[k]}", pair.acquired[k], pair.synthetic[k], mean))
+    if people:
+        figures["people"] = maps.person_profile_figure(people, n_parcels=len(results.atlas.names))
+    return figures
+
+
+def _diagnosis_figures(results: "Results", seed: int) -> dict[str, "Figure"]:
+    if results.diagnosis is None:
+        return {}
+    found = results.diagnosis
+    planes: dict[str, Mapping[str, np.ndarray]] = {}
+    origins: dict[str, Sequence[str]] = {}
+    groups: dict[str, Sequence[str]] = {}
+    for modality in found.contrasts:
+        rows, own_origins, own_groups = [], [], []
+        for origin in (Origin.ACQUIRED, Origin.SYNTHETIC):
+            features = found.blocks.tables.get((modality, origin))
+            if features is None or not (there := np.isfinite(features).any(1)).any():
+                continue
+            rows.append(features[there])
+            own_origins += [str(origin)] * int(there.sum())
+            own_groups += found.groups[there].tolist()
+        plane = maps.embed(np.concatenate(rows), seed=derive_seed(seed, "map", str(modality))) if rows else {}
+        if plane:
+            name = str(modality).upper()
+            planes[name], origins[name], groups[name] = plane, own_origins, own_groups
+    figures = {"maps": maps.map_figure(planes, origins, groups)} if planes else {}
+    table = found.table
+    for kind, of_kind in table[table["family"] != "permuted labels"].groupby("classifier", sort=False):
+        rows_of = [_forest_row(row) for row in of_kind.to_dict("records")]
+        controls = table[(table["family"] == "permuted labels") & (table["classifier"] == kind)]
+        rows_of += [_forest_row(row) for row in controls.to_dict("records")]
+        rows_of = [row for row in rows_of if np.isfinite(float(row["accuracy"]))]
+        figures[f"diagnosis-{kind}"] = charts.forest_figure(
+            rows_of, chance=float(table["chance"].iloc[0]), title=f"Diagnosis by {kind}"
+        )
+    return figures
+
+
+def _forest_row(row: Mapping[Any, Any]) -> dict[str, float | str]:
+    is_control = row["family"] in ("control", "permuted labels")
+    is_synthetic = any(
+        word in f"{row['train_input']} {row['test_input']}" for word in ("synthetic", "filled")
+    )
+    kind = "control" if is_control else "synthetic" if is_synthetic else "acquired"
+    prefix = "permuted labels: " if row["family"] == "permuted labels" else ""
+    return {
+        "name": f"{prefix}{row['scheme']}",
+        "kind": kind,
+        "accuracy": row["accuracy"],
+        "low": row["accuracy_ci_low"],
+        "high": row["accuracy_ci_high"],
+        "n": str(int(row["n_test"])),
+        "source": row.get("source_only_accuracy", np.nan),
+        "source_low": row.get("source_only_ci_low", np.nan),
+        "source_high": row.get("source_only_ci_high", np.nan),
+    }

@@ -1,0 +1,146 @@
+"""Who the participants are: diagnosis, covariates and identity from ``participants.tsv``."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pds_bids.exceptions import UsageError
+
+__all__ = ["DEFAULT_COVARIATES", "People", "read_people"]
+
+LOGGER = logging.getLogger("pds_bids.group")
+DEFAULT_COVARIATES = ("age", "sex", "site")
+#: More values than this are no categories.
+MOST_CATEGORIES = 30
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """Rows of ``participants.tsv``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Indexed by label without ``sub-``.
+    group_column : str
+        Column of the diagnosis; empty when the table has none.
+    covariates : tuple of str
+        Columns to be regressed out.
+    person_column : str
+        Column that says who is the same person under several labels; empty for none.
+    """
+
+    table: pd.DataFrame
+    group_column: str = ""
+    covariates: tuple[str, ...] = ()
+    person_column: str = ""
+
+    def group_of(self, label: str) -> str:
+        """Return the diagnosis; empty where it is not known."""
+        return self._text(label, self.group_column)
+
+    def person_of(self, label: str) -> str:
+        """Return who a participant is: the label itself unless a column says otherwise."""
+        return self._text(label, self.person_column) or f"sub-{label}"
+
+    def site_of(self, label: str) -> str:
+        """Return the site; empty where it is not known."""
+        return self._text(label, "site")
+
+    def design(self, labels: Sequence[str], *, without: Sequence[str] = ()) -> tuple[np.ndarray, list[str]]:
+        """Return covariates as numbers: as they are, or one column per category but the first.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Participants.
+        without : sequence of str
+            Covariates to leave out.
+
+        Returns
+        -------
+        design : ndarray
+            ``(N, C)``; nan where a value is not known.
+        names : list of str
+            ``age``, ``sex M``.
+        """
+        own = self.table.reindex(list(labels))
+        columns, names = [], []
+        for name in self.covariates:
+            if name in without:
+                continue
+            values = own[name]
+            numbers = pd.to_numeric(values, errors="coerce")
+            if numbers.notna().sum() == values.notna().sum() and numbers.notna().any():
+                columns.append(numbers.to_numpy(np.float64))
+                names.append(name)
+                continue
+            for category in sorted(values.dropna().astype(str).unique())[1:]:
+                is_own = (values.astype(str) == category).to_numpy(np.float64)
+                columns.append(np.where(values.isna(), np.nan, is_own))
+                names.append(f"{name} {category}")
+        return np.column_stack(columns) if columns else np.zeros((len(own), 0)), names
+
+    def _text(self, label: str, column: str) -> str:
+        if not column or column not in self.table or label not in self.table.index:
+            return ""
+        value = str(self.table.at[label, column])
+        return "" if value == "nan" else value
+
+
+def read_people(
+    bids_dir: Path,
+    group_column: str,
+    covariates: Sequence[str] | None = None,
+    person_column: str = "",
+) -> People:
+    """Read the table of participants.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Dataset.
+    group_column : str
+        Column of the diagnosis.
+    covariates : sequence of str, optional
+        Columns to regress out; by default those of age, sex and site that are there and vary.
+    person_column : str
+        Column that names people with several labels.
+
+    Returns
+    -------
+    People
+        Empty when there is no table.
+
+    Raises
+    ------
+    UsageError
+        If a column that was named is not there, or a label stands in two rows.
+    """
+    path = bids_dir / "participants.tsv"
+    if not path.is_file():
+        return People(pd.DataFrame())
+    table = pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype={0: str})
+    if "participant_id" not in table:
+        raise UsageError(f"{path}: there is no column participant_id")
+    table.index = pd.Index(table["participant_id"].astype(str).str.removeprefix("sub-"))
+    if twice := sorted(set(table.index[table.index.duplicated()])):
+        raise UsageError(f"{path}: {', '.join(twice[:5])} in more than one row")
+    named = [*(covariates or ()), *([person_column] if person_column else [])]
+    if absent := [name for name in named if name not in table]:
+        have = ", ".join(table.columns)
+        raise UsageError(f"{path}: no column {', '.join(absent)}; there are: {have}")
+    if covariates is None:
+        covariates = [name for name in DEFAULT_COVARIATES if name in table and table[name].nunique() > 1]
+    if group_column not in table:
+        LOGGER.warning("%s has no column %s: no diagnosis (--group-column)", path, group_column)
+        group_column = ""
+    for name in covariates:
+        is_text = pd.to_numeric(table[name], errors="coerce").isna().all()
+        if is_text and table[name].nunique() > MOST_CATEGORIES:
+            raise UsageError(f"{path}: covariate {name} has {table[name].nunique()} categories")
+    return People(table, group_column, tuple(covariates), person_column)

@@ -1,0 +1,236 @@
+"""Gathering, parcels against nilearn, names against the validator, fidelity and diagnosis."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from group_tree import ATLAS, BRAIN, atlas, template, write_dataset, write_outputs, write_person
+from nilearn.maskers import NiftiLabelsMasker
+
+from pds_bids.config import RunConfig
+from pds_bids.exceptions import LeakageError, NothingSelectedError, UsageError
+from pds_bids.group.diagnose import diagnose
+from pds_bids.group.features import gather_blocks
+from pds_bids.group.fidelity import fidelity_table, pair_up
+from pds_bids.group.gather import OUTLIER_Z, flag_outliers, gather, robust_z
+from pds_bids.group.images import find_scans
+from pds_bids.group.participants import Reading, measure_participants
+from pds_bids.group.people import People, read_people
+from pds_bids.group.ratings import exclude, exclusions
+from pds_bids.group.rows import Question
+from pds_bids.group.signals import MIN_SERIES
+from pds_bids.group.tables import write_atlas_files, write_group_table
+from pds_bids.modalities import Modality
+from pds_bids.options import Classifier
+from pds_bids.reports.ratings import Rating, RatingVerdict
+from pds_bids.template import MODEL_GRID
+
+VALIDATOR = str(Path(sys.executable).with_name("bids-validator-deno"))
+RANGES = {"bold": 1.4, "dwi": 1.4, "b0": 2.2}
+
+
+@pytest.fixture(scope="module")
+def measured(cohort):
+    """Return everybody's measurements; tables are written into a copy."""
+    labels = [f"{k:02d}" for k in range(1, 19)]
+    return measure_participants(
+        labels, Reading(cohort / "out", atlas(), template(), RANGES, with_volumes=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def people(cohort):
+    return read_people(cohort / "data", "diagnosis")
+
+
+def test_everybody_is_gathered_and_nobody_dropped(cohort, tmp_path):
+    out = shutil.copytree(cohort / "out", tmp_path / "out")
+    shutil.rmtree(out / "sub-02")
+    for path in (out / "sub-04").rglob("*desc-synthetic*"):
+        path.unlink()
+    (out / "sub-05" / "func" / "sub-05_task-rest_desc-image_qc.json").write_text("{")
+    crash = out / "sub-06" / "log" / "20990101" / "crash-x.txt"
+    crash.parent.mkdir()
+    crash.write_text("Node: a.sub_06_wf.b\nTraceback\nValueError: no brain\n")
+    found = gather(out, [f"{k:02d}" for k in range(1, 21)])
+    states = found.incomplete.set_index("participant_id")
+    assert found.quality["participant_id"].nunique() == 20
+    assert states.loc["sub-02", "state"] == "no output"
+    assert states.loc["sub-20", "state"] == "no output"
+    assert states.loc["sub-04", "state"] == "incomplete"
+    assert "no synthetic" in states.loc["sub-04", "reason"]
+    assert "cannot be read" in states.loc["sub-05", "reason"]
+    assert states.loc["sub-06", "state"] == "failed"
+    assert "no brain" in states.loc["sub-06", "reason"]
+    assert len(states) == 6
+    assert set(found.quality["input"].dropna()) == {"acquired", "synthetic"}
+    assert found.synthetic["participant_id"].nunique() == 16
+
+
+def test_nothing_to_gather_is_an_error(tmp_path):
+    with pytest.raises(NothingSelectedError, match="level participant first"):
+        gather(tmp_path, ["01"])
+
+
+def test_outliers_are_flagged_among_their_own_kind():
+    rng = np.random.default_rng(0)
+    fd = np.r_[rng.normal(0.2, 0.02, 30), rng.normal(2.0, 0.2, 30)]
+    fd[3] = 0.9
+    table = pd.DataFrame({"modality": ["bold"] * 30 + ["dwi"] * 30, "fd_mean_mm": fd})
+    flagged = flag_outliers(table, ["modality"])
+    assert flagged.index[flagged["outliers"] != ""].tolist() == [3]
+    assert flagged.loc[3, "outliers"].startswith("fd_mean_mm (z ")
+    # By hand: 0.6745 (x - median) / MAD.
+    own = fd[:30]
+    by_hand = (own[3] - np.median(own)) / (1.482602218505602 * np.median(np.abs(own - np.median(own))))
+    assert flagged.loc[3, "largest_z"] == pytest.approx(by_hand)
+    assert by_hand > OUTLIER_Z
+    assert np.isnan(robust_z(np.arange(7.0))).all()
+
+
+def test_parcel_means_are_those_of_nilearn(cohort, measured):
+    image = nib.Nifti1Image(ATLAS, MODEL_GRID.vox2ras)
+    mask = nib.Nifti1Image(BRAIN.astype("u1"), MODEL_GRID.vox2ras)
+    for person in measured[:4]:
+        for own in person.signals:
+            masker = NiftiLabelsMasker(image, mask_img=mask, standardize=None)
+            expected = np.squeeze(masker.fit_transform(nib.load(own.scan.image)))
+            assert own.means == pytest.approx(expected, rel=1e-5)
+            if own.scan.segments is not None:
+                expected = masker.fit_transform(nib.load(own.scan.segments))
+                assert own.series == pytest.approx(expected, rel=1e-5)
+            assert own.coverage == pytest.approx(np.ones(len(expected.T)))
+
+
+def test_all_contrasts_are_found_with_their_origin(cohort):
+    scans, left_out = find_scans(cohort / "out", "01")
+    found = {(scan.contrast, scan.origin) for scan in scans}
+    acquired = {(name, "acquired") for name in ("bold", "dwi", "b0", "fa", "md")}
+    assert found == acquired | {(name, "synthetic") for name in ("bold", "dwi", "b0")}
+    assert not left_out
+    assert all((scan.std is not None) == scan.is_synthetic for scan in scans)
+
+
+def test_tables_say_where_each_row_is_from_and_pass_the_validator(cohort, tmp_path):
+    out = tmp_path / "out"
+    write_outputs(out, ["01"])
+    write_person(out, "02", 3, lack="bold", n_segments=MIN_SERIES)
+    write_person(out, "03", 6, lack="dwi", n_segments=MIN_SERIES)
+    measure_participants(["01", "02", "03"], Reading(out, atlas(), template(), RANGES))
+    write_atlas_files(out, atlas())
+    write_group_table(out, "group_qc", gather(out).quality)
+    tables = sorted(path.name for path in (out / "sub-01").rglob("*stat-mean*.tsv"))
+    stem = "space-MNI152NLin2009cAsym_atlas-cubes_res-3_stat-mean"
+    assert f"sub-01_task-rest_{stem}_desc-mean_timeseries.tsv" in tables
+    assert f"sub-01_{stem}_desc-synthetic+b0_timeseries.tsv" in tables
+    assert f"sub-01_{stem}_desc-md_timeseries.tsv" in tables
+    for path in out.rglob("*stat-*.tsv"):
+        origins = set(pd.read_csv(path, sep="\t")["input"])
+        assert origins == {"synthetic" if "synthetic" in path.name else "acquired"}, path.name
+    matrix = pd.read_csv(next(out.rglob("sub-03*relmat.tsv")), sep="\t")
+    assert np.allclose(np.diag(matrix.iloc[:, 2:]), 1)
+    assert not list((out / "sub-01").rglob("*relmat.tsv"))
+    done = subprocess.run([VALIDATOR, str(out), "--json"], capture_output=True, text=True)
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    errors = [issue for issue in issues if issue["severity"] == "error"]
+    assert done.returncode == 0, errors
+
+
+def test_fidelity_finds_the_people_and_the_planted_numbers(measured, people):
+    pairs = pair_up(measured)
+    assert {pair.contrast: len(pair.labels) for pair in pairs} == {"b0": 6, "bold": 6, "dwi": 6}
+    reported = pd.DataFrame(
+        columns=["participant_id", "session_id", "contrast", "predictor", "metric", "value"]
+    )
+    table = fidelity_table(pairs, reported, people, atlas(), seed=0)
+    cohort = table[table["level"] == "cohort"].set_index(["contrast", "predictor", "metric", "region"])[
+        "value"
+    ]
+    assert cohort["bold", "model", "identification rate", "brain"] == 1
+    # The model's noise is 0.3 x 0.03 of the parcel, claimed to be 0.05: surely inside.
+    assert cohort["bold", "model", "coverage95", "brain"] > 0.99
+    assert cohort["bold", "model", "psnr lost, pattern removed (dB)", "parcels"] > 5
+    parcels = table[(table["level"] == "parcel") & (table["contrast"] == "bold")]
+    model = parcels[(parcels["metric"] == "correlation over people") & (parcels["predictor"] == "model")]
+    assert model["value"].median() > 0.95
+    people_of = table[(table["level"] == "participant") & (table["metric"] == "mae")]
+    assert set(people_of["region"]) == {"brain", "whole", "grey", "white"}
+    assert set(table["input"]) == {"acquired", "synthetic"}
+
+
+def test_diagnosis_stands_beside_its_source(measured, people):
+    question = Question(people, (Classifier.LOGISTIC,), n_folds=3, n_permutations=2)
+    found = diagnose(measured, question)
+    table = found.table.set_index(["family", "scheme"])
+    hybrid = table.loc[("scheme", "hybrid: missing modality synthetic")]
+    assert hybrid["n_test"] == 18
+    assert np.isfinite(hybrid["source_only_accuracy"])
+    assert np.isfinite(hybrid["mcnemar_p_holm"])
+    schemes = found.table[found.table["family"] == "scheme"]
+    tested = schemes[schemes["n_test"] > 0]
+    synthetic = tested[tested["test_input"].str.contains("synthetic|filled")]
+    assert len(synthetic) >= 7
+    assert synthetic["source_only_accuracy"].notna().all()
+    assert table.loc[("scheme", "acquired dwi with fa, md"), "n_test"] == 12
+    assert found.contrasts == {Modality.BOLD: ["bold"], Modality.DWI: ["b0", "dwi"]}
+    assert ("control", "covariates alone, no image") in table.index
+    assert table.loc[("permuted labels", "acquired bold"), "n_permutations"] == 2
+
+
+def test_a_duplicate_under_another_name_is_refused(cohort, tmp_path):
+    out = tmp_path / "out"
+    labels = ["01", "02", "03", "04", "05", "06"]
+    write_outputs(out, labels, lacks=("none",))
+    for path in sorted((out / "sub-02").rglob("*")):
+        if path.is_file() and path.name.endswith("mean_boldref.nii.gz"):
+            shutil.copy(path, str(path).replace("sub-02", "sub-05"))
+    found = measure_participants(labels, Reading(out, atlas(), template(), RANGES))
+    table = pd.DataFrame({"diagnosis": ["NC", "AD"] * 3, "who": ["a", "b", "c", "d", "b", "f"]}, index=labels)
+    with pytest.raises(LeakageError, match="sub-02 and sub-05 have an image in common"):
+        diagnose(found, Question(People(table, "diagnosis"), (Classifier.LOGISTIC,), 2, 0))
+    table["diagnosis"] = ["NC", "AD", "NC", "AD", "AD", "NC"]
+    one = People(table, "diagnosis", person_column="who")
+    blocks, _ = gather_blocks(found, one)
+    assert blocks.people == ("a", "b", "c", "d", "b", "f")
+    assert len(diagnose(found, Question(one, (Classifier.LOGISTIC,), 2, 0)).table)
+
+
+def test_a_rejected_image_is_left_out_on_request_only(cohort, measured):
+    image = Path("sub-01/func/sub-01_desc-synthetic_boldref.nii.gz")
+    verdict = RatingVerdict.REJECT
+    rating = Rating("01", None, image, "0", verdict, (), "", "me", "2099", Path("x"), is_stale=False)
+    quality = gather(cohort / "out").quality
+    assert exclusions(quality, [rating], drop_rejected=False) == {}
+    excluded = exclusions(quality, [rating], drop_rejected=True)
+    assert list(excluded) == [("01", "", Modality.BOLD, True)]
+    kept = exclude(measured, excluded)[0]
+    assert not kept.chosen("bold", "synthetic")
+    assert kept.chosen("bold", "acquired")
+    assert ("bold", "synthetic") not in kept.volumes
+    assert {c.scan.contrast for c in kept.comparisons} == {"dwi", "b0"}
+
+
+def test_columns_that_are_named_must_be_there(tmp_path):
+    write_dataset(tmp_path / "data", ["01", "02", "03", "04"])
+    with pytest.raises(UsageError, match="no column mmse; there are: participant_id, diagnosis"):
+        read_people(tmp_path / "data", "diagnosis", ["mmse"])
+    people = read_people(tmp_path / "data", "diagnosis")
+    design, names = people.design(["01", "02", "99"])
+    assert names == ["age", "sex M", "site B"][: len(names)]
+    assert design[1].tolist()[:2] == [61, 1]
+    assert np.isnan(design[2]).all()
+
+
+def test_the_options_survive_the_file(tmp_path):
+    config = RunConfig(
+        bids_dir=tmp_path / "a", output_dir=tmp_path / "b", analysis_level="group", covariates=["age"],
+        classifiers=["cnn"], atlas="x.nii.gz",
+    )  # fmt: skip
+    assert RunConfig.from_toml(config.to_toml()) == config
+    assert config.classifiers == (Classifier.CNN,)

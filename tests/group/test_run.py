@@ -1,0 +1,83 @@
+"""The whole level from the command line, on people made of parcels."""
+
+import shutil
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from group_tree import template
+
+from pds_bids.cli.run import main
+from pds_bids.group import run
+
+
+class _Page(HTMLParser):
+    """Collects what a page points to, and checks that tags are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.anchors, self.open = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.targets += [found[name] for name in ("href", "src") if name in found]
+        self.anchors.add(found.get("id"))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def outputs(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "get_template", lambda _: None)
+    monkeypatch.setattr(run, "load_template", lambda _, __: template())
+    monkeypatch.chdir(tmp_path)
+    out = shutil.copytree(cohort / "out", tmp_path / "out")
+    shutil.rmtree(out / "sub-18")
+    return out
+
+
+def _run(cohort, out, *more):
+    options = ["--nprocs", "1", "--classifiers", "logistic", "--n-folds", "3", "--permutations", "0"]
+    work = str(out.parent / "work")
+    return main([str(cohort / "data"), str(out), "group", *options, "-w", work, *more])
+
+
+def test_one_command_writes_tables_and_a_page_that_holds_together(cohort, outputs):
+    assert _run(cohort, outputs) == 0
+    text = (outputs / "group.html").read_text()
+    page = _Page(text)
+    assert not page.open
+    local = [t for t in page.targets if not t.startswith(("#", "data:"))]
+    assert not [t for t in local if t.startswith("http")]
+    missing = [t for t in local if not (outputs / t).exists() and not t.startswith("sub-")]
+    assert not missing
+    assert {t[1:] for t in page.targets if t.startswith("#")} <= page.anchors
+    assert "no folder of this participant among the outputs" in text
+    assert "hybrid: missing modality synthetic" in text
+    assert "not measurements" in text
+    for name in ("qc", "synthetic", "fidelity", "diagnosis"):
+        table = pd.read_csv(outputs / f"group_{name}.tsv", sep="\t")
+        described = pd.read_json(outputs / f"group_{name}.json", typ="series")
+        assert set(table.columns) <= set(described.index), name
+    assert len(list((outputs / "figures").glob("group_*.png"))) >= 9
+
+
+def test_a_leak_is_refused_with_an_exit_code_and_on_the_page(cohort, outputs, capsys):
+    for path in sorted((outputs / "sub-02").rglob("*desc-mean_boldref.nii.gz")):
+        shutil.copy(path, str(path).replace("sub-02", "sub-12"))
+    assert _run(cohort, outputs) == 1
+    assert "sub-02 and sub-12 have an image in common" in capsys.readouterr().err
+    assert "There is no diagnosis: leakage" in (outputs / "group.html").read_text()
+    assert (outputs / "group_fidelity.tsv").exists()
+    assert not (outputs / "group_diagnosis.tsv").exists()
+
+
+def test_dry_run_writes_nothing(cohort, outputs, capsys):
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
+    assert _run(cohort, outputs, "--dry-run") == 0
+    assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == before
+    assert "sub-01" in capsys.readouterr().out
