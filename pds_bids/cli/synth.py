@@ -143,7 +143,7 @@ def _run_on(
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
         "SourceWarnings": list(result.warnings),
         "UncertaintyFactor": round(result.std_factor, 3),
-        "Units": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
+        "OutputUnits": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
     _write(result, bundle.grid, description, arguments.output_dir)
 

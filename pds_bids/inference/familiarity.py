@@ -1,6 +1,7 @@
 """Whether a source is like anything that a model has seen: a few figures against their range in training."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -12,6 +13,7 @@ __all__ = ["FEATURES", "describe_source", "find_oddities", "gather_ranges", "wid
 #: What is measured, and how a warning says it.
 FEATURES = {
     "tissue_fit": "follows the template's tissues",
+    "upright": "better fit to tissues than upside down",
     "grey_to_white": "grey over white matter",
     "fluid_to_white": "fluid over white matter",
     "mirror": "resemblance of the two sides",
@@ -20,13 +22,20 @@ FEATURES = {
     "detail": "detail between neighbouring voxels",
     "likeness": "likeness to a T1w image",
 }
-Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
+Ranges = Mapping[str, Mapping[str, Any]]
+JOINT = "joint"
+# Share of the people, those farthest from the rest, who do not count for how figures go together.
+TRIMMED = 0.1
+# How much farther than the farthest of them somebody may be.
+REACH = 1.3
 
 PURE = 0.7
 BLOB_SIGMA_VOXELS = 2.5
 # People of the training are few: their range is widened by this share on both sides.
 LIMITS_PERCENT = (5, 95)
 MARGIN = 0.5
+# People that it takes to say how eight figures go together.
+FEWEST = 24
 # Largest factor on the standard deviation of what is synthesised from an unfamiliar source.
 LARGEST_FACTOR = 3.0
 
@@ -57,6 +66,7 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
     spread = float(values.std())
     weight = ndimage.gaussian_filter(mask.astype(float), BLOB_SIGMA_VOXELS)
     blob = np.abs(ndimage.gaussian_filter(residual, BLOB_SIGMA_VOXELS)) / np.maximum(weight, 0.3)
+    upright = mask & mask[:, :, ::-1]
     inner = ndimage.binary_erosion(mask, iterations=2)
     both = mask & mask[::-1]
     grey, white, fluid = (_mean(image, mask & (tissue > PURE)) for tissue in tissues)
@@ -64,6 +74,7 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
              for axis, n in enumerate(mask.shape)]  # fmt: skip
     return {
         "tissue_fit": 1 - float(np.var(residual[mask])) / spread**2 if spread else 0.0,
+        "upright": _fit(image, template, upright) - _fit(image[:, :, ::-1], template, upright),
         "grey_to_white": grey / white if white else 0.0,
         "fluid_to_white": fluid / white if white else 0.0,
         "mirror": _correlation(image[both], image[::-1][both]),
@@ -74,7 +85,7 @@ def describe_source(image: np.ndarray, mask: np.ndarray, template: np.ndarray) -
     }
 
 
-def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
+def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict[str, dict[str, Any]]:
     """Return the range of every figure over people, by contrast, from what `describe_source` gave.
 
     The range is that of the 5th to the 95th percentile, widened by half of it on both sides: the few people
@@ -84,19 +95,60 @@ def gather_ranges(people: Iterable[Mapping[Contrast, dict[str, float]]]) -> dict
     for person in people:
         for contrast, figures in person.items():
             found.setdefault(contrast, []).append(figures)
-    ranges: dict[str, dict[str, list[float]]] = {}
+    ranges: dict[str, dict[str, Any]] = {}
     for contrast in SOURCES:
         for name in FEATURES if contrast in found else ():
             low, high = np.percentile([figures[name] for figures in found[contrast]], LIMITS_PERCENT)
             reach = MARGIN * (high - low)
             limits = [round(float(low - reach), 4), round(float(high + reach), 4)]
             ranges.setdefault(str(contrast), {})[name] = limits
+        if len(found.get(contrast, ())) > FEWEST:
+            table = np.array([[figures[name] for name in FEATURES] for figures in found[contrast]])
+            ranges[str(contrast)][JOINT] = _joint(table)
     return ranges
+
+
+def _joint(table: np.ndarray) -> dict[str, Any]:
+    """Return centre, precision and limit of how the figures ``(N, F)`` of people go together."""
+    kept = table
+    for _ in range(2):
+        centre = kept.mean(0)
+        spread = np.cov(kept.T) + np.diag(1e-6 + 1e-3 * kept.var(0))
+        precision = np.linalg.inv(spread)
+        distances = _distances(table, centre, precision)
+        kept = table[distances <= np.quantile(distances, 1 - TRIMMED)]
+    return {
+        "centre": np.round(centre, 5).tolist(),
+        "precision": np.round(precision, 4).tolist(),
+        "limit": round(REACH * float(_distances(kept, centre, precision).max()), 3),
+    }
+
+
+def _distances(table: np.ndarray, centre: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Return Mahalanobis distances of the rows."""
+    off = table - centre
+    return np.sqrt(np.einsum("ni,ij,nj->n", off, precision, off))
+
+
+def _joint_excess(named: Mapping[str, float], joint: Mapping[str, Any] | None) -> float:
+    """Return the distance from training people in units of its limit; 0 where nothing is known."""
+    if not joint:
+        return 0.0
+    row = np.array([[named[name] for name in FEATURES]])
+    found = _distances(row, np.array(joint["centre"]), np.array(joint["precision"]))
+    return float(found[0]) / joint["limit"]
 
 
 def find_oddities(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> list[str]:
     """Return one sentence per figure that lies outside of its range; empty for a familiar source."""
-    return [
+    apart = [
+        f"source {contrast}: its figures do not go together as in training people ({excess:.1f} times the "
+        "limit of their distance); look at the synthetic image with suspicion"
+        for contrast, named in figures.items()
+        for excess in [_joint_excess(named, ranges.get(str(contrast), {}).get(JOINT))]
+        if excess > 1
+    ]
+    return apart + [
         f"source {contrast}: {FEATURES[name]} is {value:.2f}, training people have "
         f"{limits[0]:.2f} to {limits[1]:.2f}; look at the synthetic image with suspicion"
         for contrast, named in figures.items()
@@ -113,11 +165,22 @@ def widened_by(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> 
     """
     excess = 0.0
     for contrast, named in figures.items():
+        excess = max(excess, _joint_excess(named, ranges.get(str(contrast), {}).get(JOINT)) - 1)
         for name, value in named.items():
             low, high = ranges.get(str(contrast), {}).get(name, (-np.inf, np.inf))
             width = max(high - low, 1e-6)
             excess = max(excess, (low - value) / width, (value - high) / width)
     return float(min(1 + excess, LARGEST_FACTOR))
+
+
+def _fit(image: np.ndarray, template: np.ndarray, where: np.ndarray) -> float:
+    """Return the share of the variance that the template explains."""
+    values = image[where].astype(np.float64)
+    if values.size < 2 or not values.std():
+        return 0.0
+    design = np.stack([np.ones(values.size), *template[:, where]], 1).astype(np.float64)
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return 1 - float(rest.var() / values.var())
 
 
 def _mean(image: np.ndarray, where: np.ndarray) -> float:

@@ -193,9 +193,7 @@ def parcel_weights(people: People, labels: list[int]) -> Tensor | None:
     return (stacked / stacked.mean(1, keepdim=True).clamp_min(1e-9)).float()
 
 
-def source_ranges(
-    pairs: PairSource, window: Window, indices: Sequence[int]
-) -> dict[str, dict[str, list[float]]]:
+def source_ranges(pairs: PairSource, window: Window, indices: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Measure the sources of training people, for a model that says when a source is unlike them.
 
     Parameters
