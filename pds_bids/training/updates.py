@@ -178,7 +178,9 @@ class Updater:
         }
         is_scaled = self.config.precision is Precision.FP16
         self.scalers = {
-            player: torch.amp.GradScaler(self.device_type, enabled=is_scaled) for player in self.optimizers
+            # From torch's 2**16 down, the first updates of a squared loss would be lost.
+            player: torch.amp.GradScaler(self.device_type, init_scale=2.0**8, enabled=is_scaled)
+            for player in self.optimizers
         }
 
     @torch.no_grad()

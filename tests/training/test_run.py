@@ -82,6 +82,7 @@ def test_pds_trains_on_a_cohort_and_goes_on(people, tmp_path):
 
 
 def test_a_training_that_stopped_ends_like_one_that_did_not(people, plan, tmp_path):
+    plan = replace(plan, config=replace(plan.config, n_updates=6))
     whole = run(people, tmp_path / "whole", plan)
 
     class Stop(Exception):
@@ -92,7 +93,7 @@ def test_a_training_that_stopped_ends_like_one_that_did_not(people, plan, tmp_pa
             self.pairs = pairs
 
         def pair(self, index):
-            if index == 2 * 3:
+            if index == 5:  # of the last update; statistics see the first people only
                 raise Stop
             return self.pairs.pair(index)
 
@@ -135,14 +136,14 @@ def test_minutes_fix_the_number_of_updates(people, tmp_path, monkeypatch):
     assert run(people, tmp_path, plan).card["training"]["n_updates"] == 3
 
 
-def test_updates_within_a_time_follow_the_clock(monkeypatch):
+def test_updates_within_a_time_follow_the_clock():
     """60% of the updates belong to the second stage, which takes three times as long: (0.4 + 1.8) s each."""
     from toy_people import make_method, stream
 
     method = make_method("ldm")
     seconds = iter([0, 2, 10, 16])
-    monkeypatch.setattr("pds_bids.training.timing.time.monotonic", lambda: next(seconds))
-    assert updates_within(1000, method, TrainConfig(), stream()) == int(0.85 * 1000 / 2.2)
+    found = updates_within(1000, method, TrainConfig(), stream(), clock=lambda: next(seconds))
+    assert found == int(0.85 * 1000 / 2.2)
 
 
 def test_level_train_from_the_command_line(tree, tmp_path, monkeypatch):
