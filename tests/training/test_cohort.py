@@ -153,7 +153,7 @@ def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path, caplog):
     bold = weights[CONTRASTS.index(Contrast.BOLD)]
     assert bold.argmax() == 1
     assert bold[1] > 3 * bold[[0, 2]].max()
-    torch.testing.assert_close(weights.mean(1), torch.ones(3))
+    torch.testing.assert_close(weights.mean(1), torch.ones(len(CONTRASTS)))
     assert json.dumps(people.description)
     with caplog.at_level("INFO", "pds_bids.training"):
         assert parcel_weights(people, [1, 2, 3]) is None
