@@ -103,6 +103,7 @@ OPTIONS = [
     ("--nprocs 3", "nprocs", 3),
     ("--nthreads 3", "nprocs", 3),
     ("--n-cpus 3", "nprocs", 3),
+    ("--n-jobs 3", "nprocs", 3),
     ("--omp-nthreads 2", "omp_nthreads", 2),
     ("--mem-mb 800", "mem_mb", 800),
     ("--mem-mb 800000K", "mem_mb", 800),
