@@ -200,9 +200,11 @@ def test_scale_of_latent_images_follows_the_autoencoder(batch):
     for _ in range(200):
         method.losses(batch, "autoencoder", torch.Generator())
     rows, images, _ = method.pool(batch)
-    # One source and two targets, and the other way round.
-    assert rows.all()
-    latents = method.encode(images.view(2, N, *SHAPE), rows)
+    # One source and four targets; two sources and one target.
+    assert rows.sum(1).tolist() == [5, 3]
+    whole = torch.zeros(2, N, *SHAPE)
+    whole[rows] = images[:, 0]
+    latents = method.encode(whole, rows)[method.spread(rows)[..., 0, 0, 0]]
     assert float(latents.std()) == pytest.approx(1, abs=0.02)
 
 

@@ -181,7 +181,7 @@ def test_draws_follow_the_distribution_of_an_exact_estimator(make, batch, genera
 def test_refined_image_is_the_sum_of_the_two_branches(make, batch, generators):
     """B(x_gen) + U(x_src), and the deviation, put together by hand."""
     method = perturb(make()).eval()
-    method.calibration.copy_(torch.tensor([1.0, 2.0, 0.5]))
+    method.calibration.copy_(torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 1.0]))
     result = method.sample(batch, generators(2))
     streams = generators(2)
     branch_u = method.refiner.sample(batch, streams)

@@ -34,7 +34,7 @@ def perturb(method):
 def test_flow_repairs_what_the_posterior_mean_leaves(make, batch, fit, error, generators):
     method = make()
     first, last = fit(method, batch, 40, 8e-3)["flow"]
-    assert last["flow"] < 0.5 * first["flow"]
+    assert last["flow"] < 0.6 * first["flow"]
     repaired = error(method.sample(batch, generators(2)).mean, batch)
     assert repaired < 0.9 * error(method.mean.sample(batch, []).mean, batch)
 
