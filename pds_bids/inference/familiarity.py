@@ -36,6 +36,8 @@ LIMITS_PERCENT = (5, 95)
 MARGIN = 0.5
 # People that it takes to say how eight figures go together.
 FEWEST = 24
+# Whatever the range: nobody's tissues may fit better upside down.
+LOWEST = {"upright": 0.0}
 # Largest factor on the standard deviation of what is synthesised from an unfamiliar source.
 LARGEST_FACTOR = 3.0
 
@@ -153,7 +155,7 @@ def find_oddities(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) 
         f"{limits[0]:.2f} to {limits[1]:.2f}; look at the synthetic image with suspicion"
         for contrast, named in figures.items()
         for name, value in named.items()
-        for limits in [ranges.get(str(contrast), {}).get(name, (-np.inf, np.inf))]
+        for limits in [_limits(ranges, contrast, name)]
         if not limits[0] <= value <= limits[1]
     ]
 
@@ -167,10 +169,18 @@ def widened_by(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> 
     for contrast, named in figures.items():
         excess = max(excess, _joint_excess(named, ranges.get(str(contrast), {}).get(JOINT)) - 1)
         for name, value in named.items():
-            low, high = ranges.get(str(contrast), {}).get(name, (-np.inf, np.inf))
+            low, high = _limits(ranges, contrast, name)
             width = max(high - low, 1e-6)
             excess = max(excess, (low - value) / width, (value - high) / width)
     return float(min(1 + excess, LARGEST_FACTOR))
+
+
+def _limits(ranges: Ranges, contrast: Contrast, name: str) -> tuple[float, float]:
+    """Return the range of a figure; without an end where nothing is known."""
+    if name not in (known := ranges.get(str(contrast), {})):
+        return -np.inf, np.inf
+    low, high = known[name]
+    return max(low, LOWEST.get(name, -np.inf)), high
 
 
 def _fit(image: np.ndarray, template: np.ndarray, where: np.ndarray) -> float:

@@ -28,6 +28,8 @@ DWI = {"sub": "01", "ses": "1", "dir": "AP"}
 SESSION = {"sub": "01", "ses": "1"}
 ANAT = {"sub": "01", "ses": "1", "acq": "mprage"}
 T = "space-MNI152NLin2009cAsym_res-3"
+A = "space-MNI152NLin2009cAsym_atlas-AAL_res-3"
+GROUP = ("roi", "roi_coverage", "connectivity")
 
 # Every name once, written down by hand from the design.
 NAMES = [
@@ -73,6 +75,16 @@ NAMES = [
         Modality.DWI,
         True,
         "dwi/sub-01_ses-1_dir-AP_space-MNI152NLin2009cAsym_atlas-AAL_res-3_stat-mean_timeseries.tsv",
+    ),
+    # Of the level group: input and contrast are in the label.
+    ("roi", DWI, Modality.DWI, True, f"dwi/sub-01_ses-1_dir-AP_{A}_stat-mean_desc-mean_timeseries.tsv"),
+    ("roi_coverage", DWI, Modality.DWI, True, f"dwi/sub-01_ses-1_dir-AP_{A}_stat-coverage_desc-mean_qc.tsv"),
+    (
+        "connectivity",
+        {"sub": "01", "ses": "1", "task": "rest"},
+        Modality.BOLD,
+        True,
+        f"func/sub-01_ses-1_task-rest_{A}_stat-pearsoncorrelation_desc-mean_relmat.tsv",
     ),
     ("t1w", ANAT, None, False, "anat/sub-01_ses-1_acq-mprage_desc-preproc_T1w.nii.gz"),
     ("t1w_mask", ANAT, None, True, f"anat/sub-01_ses-1_acq-mprage_{T}_desc-brain_mask.nii.gz"),
@@ -163,6 +175,8 @@ NAMES = [
 def free_of(key: str) -> dict[str, str]:
     if key.startswith("figure"):
         return {"desc": "coreg"}
+    if key in GROUP:
+        return {"atlas": "AAL", "desc": "mean"}
     return {"atlas": "AAL"} if key.endswith("parcels") else {}
 
 

@@ -158,4 +158,4 @@ def test_no_trial_passes_in_silence(world, template, trial, contrast):
         image, mask = trial(image.copy(), mask.copy(), rng)
         if not oddities(world, image, mask, template * mask, contrast):
             silent.append(index)
-    assert len(silent) <= 2, silent
+    assert len(silent) <= 1, silent
