@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 SKELETONS = TESTS / "skeletons"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep in one process the tests that share a fixture: those of a file, and all that run the app."""
     for item in items:
