@@ -12,16 +12,7 @@ import yaml
 
 from pds_bids.devices import _listed_gpus
 
-TESTS = Path(__file__).parent
-SKELETONS = TESTS / "skeletons"
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process the tests that share a fixture: those of a file, and all that run the app."""
-    for item in items:
-        group = "app" if TESTS / "app" in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+SKELETONS = Path(__file__).parent / "skeletons"
 
 
 @pytest.fixture
