@@ -15,7 +15,7 @@ ARGUMENTS = [
     ("no such session", ["--session-label", "9"], 18, "9"),
     ("unknown space", ["--output-spaces", "MNI152Lin"], 2, "MNI152NLin2009cAsym:res-3"),
     ("unknown method", ["--method", "magic"], 2, "unet"),
-    ("group is not there yet", None, 2, "participant"),
+    ("unknown level", None, 2, "participant"),
     ("GPU that is not there", ["--device", "cuda"], 75, "no GPU"),
     ("no segments", ["--n-segments", "0"], 2, "n-segments"),
 ]
@@ -25,7 +25,7 @@ ARGUMENTS = [
     ("options", "code", "says"), [case[1:] for case in ARGUMENTS], ids=[c[0] for c in ARGUMENTS]
 )
 def test_options(cohort, app, tmp_path, options, code, says):
-    level = "participant" if options is not None else "group"
+    level = "participant" if options is not None else "groups"
     run = app(
         cohort, tmp_path / "out", level, "-w", tmp_path / "work", "--skip-bids-validation", *(options or []),
         env={"CUDA_VISIBLE_DEVICES": ""},

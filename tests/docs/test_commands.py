@@ -9,6 +9,7 @@ import importlib
 import io
 import itertools
 import json
+import linecache
 import os
 import re
 import shlex
@@ -102,7 +103,7 @@ def tour(sandbox):
             elif words[0] == "pds-bids" and "--dry-run" not in words:
                 words += ["--dry-run"] if has_run else SMALL_RUN.split()
                 has_run = True
-            done[command] = call(words, sandbox)
+            done[command] = call(["bash", "-c", command] if "|" in words else words, sandbox)
     return done
 
 
@@ -149,7 +150,10 @@ def test_python(block, sandbox, monkeypatch, request):
     monkeypatch.chdir(sandbox)
     pages = request.config.stash.setdefault(NAMESPACES, {})
     namespace = pages.setdefault(block.page, {"__name__": "__main__"})
-    exec(compile(block.setup + "\n" + block.body, block.name, "exec"), namespace)
+    text = block.setup + "\n" + block.body
+    # Nipype asks for the source of a function.
+    linecache.cache[block.name] = (len(text), None, text.splitlines(keepends=True), block.name)
+    exec(compile(text, block.name, "exec"), namespace)
 
 
 def test_snippet_of_the_cohort_page_renames_diagnoses(sandbox):

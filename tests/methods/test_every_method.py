@@ -59,19 +59,19 @@ TINY = {
 }
 #: Updates per stage and learning rate with which one batch is learned.
 EFFORT = {
-    "unet": (60, 1e-2),
+    "unet": (100, 1e-2),
     "gan": (40, 6e-3),
     "pgan": (40, 6e-3),
     "sagan": (30, 6e-3),
     "psagan": (30, 6e-3),
-    "ddim": (60, 6e-3),
+    "ddim": (100, 6e-3),
     "sa-ddpm": (60, 6e-3),
     "ldm": (50, 6e-3),
     "dit": (60, 4e-3),
     "adm": (30, 4e-3),
-    "pds": (60, 6e-3),
+    "pds": (100, 6e-3),
     "pds-paper": (80, 1e-2),
-    "residual-flow": (50, 4e-3),
+    "residual-flow": (120, 6e-3),
 }
 #: The source as it is, compared with the target, is at 1; the image after training must be nearer than this.
 OVERFIT = 0.35
