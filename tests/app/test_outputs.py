@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
@@ -143,7 +144,7 @@ def test_the_report_shows_every_figure(finished):
         figures = [path.name for path in (out / f"sub-{participant}" / "figures").iterdir()]
         assert figures
         for name in figures:
-            assert name in page
+            assert quote(name) in page
         assert "http://" not in page.split("<body")[0]
 
 
