@@ -70,7 +70,8 @@ def test_loading_on_another_grid_keeps_places(
 def test_painting_follows_the_contrast(wheels: Template) -> None:
     fluid = wheels.csf > 0.9
     grey = wheels.gm > 0.9
-    ratio = {c: paint_epi(wheels, c)[fluid].mean() / paint_epi(wheels, c)[grey].mean() for c in Contrast}
+    painted = (Contrast.BOLD, Contrast.DWI, Contrast.B0)
+    ratio = {c: paint_epi(wheels, c)[fluid].mean() / paint_epi(wheels, c)[grey].mean() for c in painted}
     assert ratio[Contrast.B0] > ratio[Contrast.BOLD] > 1 > ratio[Contrast.DWI]
     assert not paint_epi(wheels, Contrast.BOLD)[~wheels.mask].any()
 

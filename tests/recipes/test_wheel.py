@@ -79,7 +79,7 @@ def test_it_runs_from_another_folder(fresh, prebuilt, tmp_path):
     assert run("pds-bids", "--version").startswith("pds-bids ")
     small = ("--bold-volumes", "6", "--voxel-size-mm", "4", "--no-t1w", "--nprocs", "1", "--quiet")
     run("pds-bids-phantom", "data", "--participants", "1", "--missing", "dwi", *small)
-    assert "bold2dwi" in run("pds-bids", "data", "out", "participant", "--dry-run", "-w", "work")
+    assert "synthesise" in run("pds-bids", "data", "out", "participant", "--dry-run", "-w", "work")
     check = "from pds_bids.inference.card import *; print(checked_weights_sha256(default_model_dir()))"
     assert len(run("python", "-c", check).strip()) == 64
     assert "--mask" in run("pds-bids-synth", "--help")
