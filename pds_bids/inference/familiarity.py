@@ -38,6 +38,8 @@ MARGIN = 0.5
 FEWEST = 24
 # Whatever the range: nobody's tissues may fit better upside down.
 LOWEST = {"upright": 0.0}
+# Nobody's image follows the tissues too well: a real T1w image is sharper than the simulated ones.
+NEVER_TOO_HIGH = ("tissue_fit", "upright")
 # Largest factor on the standard deviation of what is synthesised from an unfamiliar source.
 LARGEST_FACTOR = 3.0
 
@@ -170,7 +172,8 @@ def widened_by(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) -> 
         excess = max(excess, _joint_excess(named, ranges.get(str(contrast), {}).get(JOINT)) - 1)
         for name, value in named.items():
             low, high = _limits(ranges, contrast, name)
-            width = max(high - low, 1e-6)
+            ends = ranges.get(str(contrast), {}).get(name, (0.0, 0.0))
+            width = max(ends[1] - ends[0], 1e-6)
             excess = max(excess, (low - value) / width, (value - high) / width)
     return float(min(1 + excess, LARGEST_FACTOR))
 
@@ -180,7 +183,7 @@ def _limits(ranges: Ranges, contrast: Contrast, name: str) -> tuple[float, float
     if name not in (known := ranges.get(str(contrast), {})):
         return -np.inf, np.inf
     low, high = known[name]
-    return max(low, LOWEST.get(name, -np.inf)), high
+    return max(low, LOWEST.get(name, -np.inf)), np.inf if name in NEVER_TOO_HIGH else high
 
 
 def _fit(image: np.ndarray, template: np.ndarray, where: np.ndarray) -> float:

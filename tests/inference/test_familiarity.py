@@ -63,6 +63,16 @@ def test_ranges_hold_the_people_that_they_come_from():
     assert widened_by({Contrast.BOLD: {"spread": 99.0}}, ranges) == 3
 
 
+def test_an_image_never_follows_the_tissues_too_well():
+    ranges = {"t1w": {"tissue_fit": [0.1, 0.6], "upright": [-0.1, 0.5]}}
+    too_good = {Contrast.T1W: {"tissue_fit": 0.9, "upright": 0.8}}
+    assert not find_oddities(too_good, ranges)
+    assert widened_by(too_good, ranges) == 1
+    too_bad = {Contrast.T1W: {"tissue_fit": 0.05, "upright": -0.05}}
+    assert len(find_oddities(too_bad, ranges)) == 2
+    assert widened_by(too_bad, ranges) == pytest.approx(1.1)
+
+
 def describe_names():
     from pds_bids.inference.familiarity import FEATURES
 
