@@ -98,7 +98,7 @@ def test_preprocess_bold_is_the_app(phantom, app, python, tmp_path):
     (bold,) = phantom.glob("sub-01/func/*_bold.nii.gz")
     python(RECIPES / "preprocess_bold.py", bold, tmp_path, *OPTIONS)
     ours = voxels(app / "out", f"sub-01_task-rest_{MNI}_res-3_desc-segments_boldref.nii.gz")
-    (stack,) = (tmp_path / "preprocess_bold_wf" / "segments_wf" / "resample").glob("*.nii")
+    (stack,) = (tmp_path / "preprocess_bold_wf" / "segments_wf" / "resample").glob("segments.nii")
     np.testing.assert_array_equal(np.asarray(nib.load(stack).dataobj)[..., 1:], ours)
 
 
