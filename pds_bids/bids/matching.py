@@ -158,6 +158,7 @@ class Search:
         res = series.entities.get("res") if series else None
 
         def rank(file: _File) -> tuple[int, bool, bool] | None:
+            """Return how well a file fits, lower is better; None if it belongs to something else."""
             own = file.acquired
             dropped = base.keys() - own.keys()
             if not own.items() <= base.items() or not dropped <= may_drop:
@@ -228,6 +229,7 @@ def _by_resolution(files: list[_File], need: Need, notes: list[str]) -> list[_Fi
         return files[:1]
 
     def order(file: _File) -> tuple[bool, float, str]:
+        """Put the largest voxels that the model grid still holds first, then coarser ones, unreadable last."""
         try:
             voxel_mm = float(max(nib.load(file.path).header.get_zooms()[:3]))
         except (OSError, EOFError, ValueError, ImageFileError):

@@ -155,6 +155,7 @@ def _with_ratings(
     """Return the tables with diagnosis, site, ratings and exclusions."""
 
     def describe(table: pd.DataFrame, column: str) -> pd.DataFrame:
+        """Add ratings and what ``participants.tsv`` says of the people."""
         if not len(table):
             return table
         labels = table["participant_id"].str.removeprefix("sub-")
