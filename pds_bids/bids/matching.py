@@ -229,7 +229,7 @@ def _by_resolution(files: list[_File], need: Need, notes: list[str]) -> list[_Fi
         return files[:1]
 
     def order(file: _File) -> tuple[bool, float, str]:
-        """Put the largest voxels that the model grid still holds first, then coarser ones, unreadable last."""
+        """Put the largest voxels up to those of the model grid first, unreadable files last."""
         try:
             voxel_mm = float(max(nib.load(file.path).header.get_zooms()[:3]))
         except (OSError, EOFError, ValueError, ImageFileError):
