@@ -177,8 +177,8 @@ def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[s
     -------
     dict
         ``eddy``: whether the axis of phase encoding was known (``estimated``), ``largest_mm`` over points and
-        volumes (None if not estimated), ``notes``. ``b0_to_shell``: one dict per shell, mm, None for a
-        regression that was not possible. ``warnings``.
+        volumes (None if not estimated), ``notes``. ``b0_to_shell``: one dict per shell, mm, None where
+        there were no edges to follow. ``warnings``.
     """
     largest = [float(np.abs(one.eddy.displacement_mm(points)).max()) for one in found if one.eddy is not None]
     offsets = [offset for one in found for offset in one.offsets]
@@ -187,7 +187,7 @@ def motion_quality(found: Sequence[DWIHeadMotion], points: np.ndarray) -> dict[s
         "largest_mm": max(largest, default=None),
         "notes": [note for one in found for note in one.eddy_notes],
     }
-    names = ("by_mutual_information_mm", "by_regression_mm", "disagreement_mm", "discarded")
+    names = ("by_mutual_information_mm", "by_edges_mm", "disagreement_mm", "ambiguity_mm")
     shells: list[dict[str, object]] = []
     for offset in offsets:
         values = {name: float(getattr(offset, name)) for name in names}
