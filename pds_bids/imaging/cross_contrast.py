@@ -121,8 +121,8 @@ def refine_across(
     sharpness = 1 + _when_moved(dissimilarity, unknown) / similarity
     if not sharpness > LEAST_SHARPNESS:
         raise DataError(
-            f"edges inside the brain are too soft: {MOVED_MM:g} mm off they agree {100 * sharpness:.1f}% less "
-            f"(at least {100 * LEAST_SHARPNESS:g}%)"
+            f"edges inside the brain are too soft: {MOVED_MM:g} mm off they agree only "
+            f"{100 * sharpness:.1f}% less (at least {100 * LEAST_SHARPNESS:g}%)"
         )
     pose = np.eye(4)
     pose[:3, :3] = Rotation.from_rotvec(step[3:] / ARC_MM).as_matrix() @ turn

@@ -106,8 +106,8 @@ def offset_of_shell(
         )
     if ambiguity_mm > AMBIGUOUS_MM:
         warnings.append(
-            f"edges inside the brain agree in two places {ambiguity_mm:.2f} mm apart (limit {AMBIGUOUS_MM:g}), "
-            "of which the better is used"
+            f"edges inside the brain agree in two places {ambiguity_mm:.2f} mm apart (limit "
+            f"{AMBIGUOUS_MM:g}), of which the better is used"
         )
     warning = ""
     if warnings:

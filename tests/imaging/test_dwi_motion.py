@@ -269,5 +269,5 @@ def test_contrasts_are_aligned_by_edges(lit_pair, displacement):
     turned = refine_across(b0, shell.max() - shell, grid, mask, np.eye(4))
     np.testing.assert_allclose(turned.pose, found.pose, atol=0.02)
     far = pose @ parameters_to_matrices([[12, 0, 0, 0, 0, 0]], grid_centre(grid))[0]
-    with pytest.raises(DataError, match="too soft|away from the start"):
+    with pytest.raises(DataError, match=r"too soft|away from the start"):
         refine_across(b0, shell, grid, mask, far)
