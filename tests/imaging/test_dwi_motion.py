@@ -265,6 +265,15 @@ def test_contrasts_are_aligned_by_edges(lit_pair, displacement):
     mask = inner_brain(b0, grid)
     found = refine_across(b0, shell, grid, mask, np.eye(4))
     assert displacement([found.pose], [pose])[0] < 0.1
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        again = refine_across(b0, shell, grid, mask, np.eye(4))
+        assert torch.get_num_threads() != threads
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(again.pose, found.pose)
     # Which side of an edge is bright does not matter.
     turned = refine_across(b0, shell.max() - shell, grid, mask, np.eye(4))
     np.testing.assert_allclose(turned.pose, found.pose, atol=0.02)
