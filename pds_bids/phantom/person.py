@@ -28,9 +28,9 @@ _LATENT_GRID = Grid(
 )
 # Together 9% of the volume of the brain, and 5% of its length relative to its width.
 _SIZE_SD, _AXIS_SD = 0.022, 0.035
-# A quarter of all heads is shorter and wider: the mean brain of 95 Taiwanese adults is 0.91 times as long
-# relative to its width as the template, which is of Europeans, as most label maps are (PMID 19964850).
-_SHARE_SHORT, _SHORT_HEAD = 0.25, (1.03, 0.94, 1.03)
+# Limits of the logarithm of how long a head is relative to its width, at the same volume: the mean brain of
+# 95 Taiwanese adults has 0.91 of the ratio of the template (PMID 19964850), and long heads differ as much.
+_LONG = 0.09
 # Spacing of the latent fields and their standard deviations: regions; bundles and layers of the cortex.
 _LATENT_SPACINGS_MM, _LATENT_SD = (24.0, 5.0), (0.7, 0.4)
 # Radius of the spinal cord and of its canal; the way down is a little backwards.
@@ -281,9 +281,8 @@ def _pose(seed: int, traits: Traits | None) -> np.ndarray:
     pose = rigid(np.concatenate([rng.uniform(-4, 4, 3), rng.uniform(-5, 5, 3)]))
     rng = _named(seed, "size")
     length = head_scale(traits.sex if traits else None) * rng.normal(1.0, _SIZE_SD)
-    axes = length * rng.normal(1.0, _AXIS_SD, 3)
-    if _named(seed, "short").random() < _SHARE_SHORT:
-        axes *= _SHORT_HEAD
+    stretch = _named(seed, "long").uniform(-_LONG, _LONG) * np.array([-1, 2, -1]) / 3
+    axes = length * rng.normal(1.0, _AXIS_SD, 3) * np.exp(stretch)
     template2head = np.eye(4)
     template2head[:3, :3] = np.diag(axes) + np.triu(rng.normal(0, 0.015, (3, 3)), 1)
     return np.linalg.inv(pose @ template2head)
