@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 from realism_figures import Look
-from realism_scans import tissue_maps
+from realism_scans import carried_over, registered, tissue_maps
 from scipy.spatial.transform import Rotation
 
-from pds_bids.exceptions import DataError
-from pds_bids.imaging.grid import Grid, apply_affine, resample
+from pds_bids.exceptions import DataError, QualityError
+from pds_bids.imaging.grid import Grid, apply_affine
 from pds_bids.imaging.masks import rough_brain_mask
 from pds_bids.imaging.realign import realigned_mean
 from pds_bids.imaging.tissues import Template
@@ -29,8 +29,8 @@ from pds_bids.seeds import derive_seed
 
 __all__ = ["model_person", "model_stream", "native_person"]
 
-# Voxels in plane and slice thickness, each drawn between two limits.
-BOLD_VOXELS_MM = (2.0, 4.0), (2.2, 4.4)
+# Voxels in plane and slice thickness, drawn evenly in their logarithm: 2 to 2.5 mm are as common as 3 to 4.
+BOLD_VOXELS_MM = (2.0, 4.0), (2.0, 4.4)
 DWI_VOXELS_MM = (1.8, 3.2), (1.8, 3.4)
 
 # Volumes of the real series are 10 to 20, of the phantoms as many; few poses and directions stand for all.
@@ -45,10 +45,14 @@ GAPPED, WIDE = (0.7, 1.1), (0.8, 1.5)
 SHARE_RAW = 0.45
 # Fields of view: side of the square; 30 to 40 thick slices, or as many thin ones as cover the whole brain;
 # tilts in the manner of the line between the commissures.
-PLANE_MM, SLAB_MM, WHOLE_MM = (190, 256), (105, 140), (135, 190)
+PLANE_MM, SLAB_MM, WHOLE_MM = (200, 256), (105, 140), (135, 190)
 SHARE_SLABS, TILT_DEG = 0.5, 8.0
+# Upper end of the field of view above the vertex: slabs that are to hold the cerebellum lose the vertex.
+TOP_MM = -14.0, 18.0
 # Off-resonance relative to solid pockets of air at 3 T after a second-order shim.
 SHIM = 0.4, 1.0
+# What shims of first and second order leave at 80 mm from the middle, each term: standard deviation in Hz.
+UNSHIMMED_HZ, UNSHIMMED_MM = 10.0, 80.0
 # Width and length of what is looked at: heads, and those that lie aside.
 HEAD_MM = (190.0, 240.0)
 # Ghost, and fat that its suppression left.
@@ -88,15 +92,17 @@ def native_person(heads: list[Anatomy], template: Template, seed: int, index: in
     bold_grid, dwi_grid = (_grid(rng, person, *limits) for limits in (BOLD_VOXELS_MM, DWI_VOXELS_MM))
     latents = derive_seed(seed, "native", index, "latents")
     bold_seen, dwi_seen = (
-        scan(np.random.default_rng(latents), person, head_lattice(_around_head(grid)))
+        _badly_shimmed(
+            rng, scan(np.random.default_rng(latents), person, head_lattice(_around_head(grid))), epi
+        )
         for grid in (bold_grid, dwi_grid)
     )
     readout = _readout(rng, epi, bold_grid, (0.015, 0.045), SHARP, GAPPED)
     means = _bold_mean(rng, person, bold_seen, replace(plan.bold, inflow=plan.inflow), readout, bold_grid)
-    looks = _looks(f"phantom {index}", means, bold_grid, person, template)
+    looks = _looks(f"phantom {index}", means, bold_grid, template)
     readout = _readout(rng, epi, dwi_grid, (0.02, 0.06), FILTERED, WIDE)
     means = _dwi_means(rng, person, dwi_seen, plan.dwi, readout, dwi_grid)
-    return looks + _looks(f"phantom {index}", means, dwi_grid, person, template)
+    return looks + _looks(f"phantom {index}", means, dwi_grid, template)
 
 
 def _readout(
@@ -179,14 +185,14 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def _grid(
     rng: np.random.Generator, person: Person, plane_mm: tuple[float, float], slice_mm: tuple[float, float]
 ) -> Grid:
-    """Draw a field of view, tilted about the left-right axis, that begins above the head."""
-    size, thickness = rng.uniform(*plane_mm), rng.uniform(*slice_mm)
+    """Draw a field of view, tilted about the left-right axis, about the vertex."""
+    size, thickness = _log_uniform(rng, *plane_mm), _log_uniform(rng, *slice_mm)
     zooms = np.array([size, size, thickness])
     height = rng.uniform(*(SLAB_MM if rng.random() < SHARE_SLABS else WHOLE_MM))
     shape = np.round(np.array([rng.uniform(*PLANE_MM)] * 2 + [height]) / zooms).astype(int)
     head = np.linalg.inv(person.scanner2template)
     middle = apply_affine(head, np.array([0.0, -18.0, 0.0]))
-    top = apply_affine(head, np.array([0.0, -18.0, 80.0]))[2] + rng.uniform(4, 18)
+    top = apply_affine(head, np.array([0.0, -18.0, 80.0]))[2] + rng.uniform(*TOP_MM)
     upright = np.diag([*zooms, 1.0])
     upright[:3, 3] = [*(middle[:2] - (shape[:2] - 1) / 2 * zooms[:2]), top - (shape[2] - 1) * thickness]
     turn = Rotation.from_euler("x", np.clip(rng.normal(0, TILT_DEG), -20, 20), degrees=True).as_matrix()
@@ -202,20 +208,24 @@ def _around_head(grid: Grid) -> Grid:
     return grid.crop(((grid.shape[0] - x) // 2, (grid.shape[1] - y) // 2, 0), (x, y, grid.shape[2]))
 
 
-def _looks(
-    name: str, means: dict[str, np.ndarray], grid: Grid, person: Person, template: Template
-) -> list[Look]:
-    """Mask the first mean as the app does, and carry the template's tissues over."""
+def _badly_shimmed(rng: np.random.Generator, seen: Scan, epi: EpiOptions) -> Scan:
+    """Add what the shims have left to the field of a head: terms of first and second order."""
+    points = seen.grid.points().reshape(-1, 3)
+    x, y, z = ((points - points.mean(0)) / UNSHIMMED_MM).T
+    terms = np.stack([x, y, z, x * y, x * z, y * z, x**2 - y**2, z**2 - (x**2 + y**2) / 2])
+    left = rng.normal(0, UNSHIMMED_HZ, len(terms)) @ terms
+    field = seen.maps["field_hz"] + (left / epi.field_strength).astype(np.float32)
+    return replace(seen, maps=seen.maps | {"field_hz": field})
+
+
+def _looks(name: str, means: dict[str, np.ndarray], grid: Grid, template: Template) -> list[Look]:
+    """Mask and register the first mean as the app does, and carry the template's tissues over."""
+    kind, first = next(iter(means.items()))
     try:
-        mask = rough_brain_mask(next(iter(means.values())), grid)
-    except DataError as error:
-        print(f"{name}: no mask, {error}")
+        mask = rough_brain_mask(first, grid)
+        _, found = registered(first, mask, grid, template, kind)
+    except (DataError, QualityError) as error:
+        print(f"{name}: left out, {error}")
         return []
-    points = person.look(grid.points().reshape(-1, 3))[2]
-    if person.mirrored:
-        points = points * np.array([-1, 1, 1], np.float32)
-    # To first order the inverse of the registration of the head to the template.
-    points = 2 * points - person.sampler.follow(points, 1.0, 0.0)
-    points = points.reshape(*grid.shape, 3)
-    tissues = np.stack([resample(m, template.grid.vox2ras, points, order=1) for m in tissue_maps(template)])
+    tissues = carried_over(tissue_maps(template), template, found)
     return [Look(name, kind, image, mask, tissues, grid) for kind, image in means.items()]

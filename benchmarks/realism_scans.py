@@ -12,7 +12,12 @@ from pds_bids.imaging.grid import Grid, resample
 from pds_bids.imaging.intensity import n4_bias
 from pds_bids.imaging.masks import rough_brain_mask
 from pds_bids.imaging.motion import estimate_dwi_motion, estimate_motion, realigned_mean
-from pds_bids.imaging.registration import agreed_mask, mask_in_native, register_epi_to_template
+from pds_bids.imaging.registration import (
+    Registration,
+    agreed_mask,
+    mask_in_native,
+    register_epi_to_template,
+)
 from pds_bids.imaging.tissues import Template
 from pds_bids.interfaces.images import load, stored_affine
 from pds_bids.modalities import Contrast
@@ -28,6 +33,20 @@ def tissue_maps(template: Template) -> np.ndarray:
     pallidum = [index for index, name in template.atlas_labels.items() if name.startswith("Pallidum")]
     maps = (template.gm, template.wm, template.csf, np.isin(template.atlas, pallidum))
     return np.stack(maps).astype(np.float32)
+
+
+def registered(
+    image: np.ndarray, mask: np.ndarray, grid: Grid, template: Template, kind: str, *, sloppy: bool = False
+) -> tuple[np.ndarray, Registration]:
+    """Correct and register a mean image as the app does; return its bias field and the registration."""
+    bias = n4_bias(image, grid, mask)
+    return bias, register_epi_to_template(image / bias, mask, grid, template, Contrast(kind), sloppy=sloppy)
+
+
+def carried_over(maps: np.ndarray, template: Template, found: Registration) -> np.ndarray:
+    """Return maps of the template on the grid of a registered image, ``(N, X, Y, Z)``."""
+    back = found.native2template.points
+    return np.stack([resample(one, template.grid.vox2ras, back, order=1) for one in maps])
 
 
 def real_looks(
@@ -66,15 +85,12 @@ def _prepare(
 ) -> dict[str, np.ndarray]:
     """Average, mask, correct and register one series, as the app does."""
     means, grid = _means(kind, path, sloppy=sloppy)
-    first = means[kind]
-    rough = rough_brain_mask(first, grid)
-    bias = n4_bias(first, grid, rough)
-    found = register_epi_to_template(first / bias, rough, grid, template, Contrast(kind), sloppy=sloppy)
+    rough = rough_brain_mask(means[kind], grid)
+    bias, found = registered(means[kind], rough, grid, template, kind, sloppy=sloppy)
     mask = agreed_mask(rough, grid, mask_in_native(found, template))
     points = found.template2native.points
     model_mask = template.mask & (resample(mask.astype(np.float32), grid.vox2ras, points, order=1) > 0.5)
-    back = found.native2template.points
-    tissues = np.stack([resample(m, template.grid.vox2ras, back, order=1) for m in maps])
+    tissues = carried_over(maps, template, found)
     result = {"vox2ras": grid.vox2ras, "rough": rough, "tissues": tissues, "model_mask": model_mask}
     for contrast, image in means.items():
         on_model = resample(image / bias, grid.vox2ras, points, order=1)

@@ -40,14 +40,15 @@ def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> n
     points = grid.points()
     centre = points.reshape(-1, 3).mean(0)
     centre[2] = min(centre[2], points[..., 2].max() - _HEAD_TOP_MM)
-    points = (points - centre - rng.normal(0, [5, 6, 6])).astype(np.float32)
+    # People lie more or less far up in the helmet, as their necks are long.
+    points = (points - centre - rng.normal(0, [5, 6, 12])).astype(np.float32)
     # Loops over the sphere but below and around the neck, by the golden angle.
     height = np.linspace(0.95, -0.55, int(rng.integers(16, 33)))
     turn = np.arange(len(height)) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
     around = np.sqrt(1 - height**2)
     loops = np.stack([around * np.cos(turn), around * np.sin(turn), height], 1)
     # Heads lie on the loops at the back.
-    loops = loops * (np.array(_HEAD_MM) + rng.uniform(4, 20, 3)) + [0, rng.uniform(0, 10), 0]
+    loops = loops * (np.array(_HEAD_MM) + rng.uniform(8, 22, 3)) + [0, rng.uniform(0, 10), 0]
     radius2 = np.float32(rng.uniform(20, 50) ** 2)
     power = np.zeros(grid.shape, np.float32)
     for loop in loops.astype(np.float32):

@@ -10,8 +10,8 @@ from pds_bids.phantom.demographics import Diagnosis, Sex, Traits
 from pds_bids.phantom.disease import healthy_effects
 from pds_bids.phantom.fields import random_displacement
 from pds_bids.phantom.parcels import parcellate
-from pds_bids.phantom.person import draw_person, flow, scan
-from pds_bids.phantom.sampling import gather
+from pds_bids.phantom.person import _pose, draw_person, flow, scan
+from pds_bids.phantom.sampling import AnatomySampler, gather
 from pds_bids.phantom.tissue import BRAIN, Tissue
 
 COARSE = Grid((33, 39, 33), np.array([[6.0, 0, 0, -97], [0, 6.0, 0, -133], [0, 0, 6.0, -79], [0, 0, 0, 1]]))
@@ -45,6 +45,12 @@ def upright(person):
     """Put a person straight into template space, undeformed; without vessels, which take from all fluid."""
     still = {"scanner2template": np.eye(4), "warp_mm": person.warp_mm * 0, "mirrored": False}
     return replace(person, vessels=0.0, **still)
+
+
+def sampler_of(anatomy):
+    grid = anatomy.grid
+    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
+    return AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner)
 
 
 def volume(person, *tissues):
@@ -203,6 +209,34 @@ def test_vessels_darken_fluid_and_never_take_more_than_there_is(anatomy):
     change = (seen.latents - plain.latents)[:, 1]
     assert abs(change.mean()) < 0.2 * change.std()
     assert (change[plain.fractions[:, Tissue.CORTEX] == 0] == 0).all()
+
+
+def test_vessels_go_on_over_several_voxels(anatomy):
+    person = replace(upright(draw_person(np.random.default_rng(1), anatomy)), vessels=1.0)
+    fluid = replace(anatomy, fractions=np.where(np.arange(16) == Tissue.CSF, 255, 0 * anatomy.fractions))
+    seen = scan(
+        np.random.default_rng(0), replace(person, sampler=sampler_of(fluid), sharpness=0.0), ANATOMY_GRID
+    )
+    blood = (1 - seen.share(Tissue.CSF)[20:70, 20:80, 20:70]) > 0.5
+    beside = ndimage.generate_binary_structure(3, 1).astype(int)
+
+    def neighbours(vessel):
+        return (ndimage.convolve(vessel.astype(int), beside)[vessel] - 1).mean()
+
+    scattered = np.random.default_rng(0).permutation(blood.ravel()).reshape(blood.shape)
+    # A point within a thread has one before and one behind it; points that were strewn have fewer.
+    assert 0.05 < blood.mean() < 0.25
+    assert neighbours(blood) > 2 > 1.5 > neighbours(scattered)
+
+
+def test_heads_are_short_or_long_but_no_smaller_for_it():
+    heads = [np.linalg.inv(_pose(seed, None))[:3, :3] for seed in range(400)]
+    lengths = np.array([np.linalg.norm(head, axis=0) for head in heads])
+    ratio = np.log(lengths[:, 1] / lengths[:, 0])
+    # A uniform distribution of +-9% and two axes with a standard deviation of 3.5% each.
+    assert ratio.std() == pytest.approx(np.hypot(0.18 / np.sqrt(12), 0.035 * np.sqrt(2)), rel=0.1)
+    assert abs(ratio.mean()) < 0.012
+    assert np.mean([np.linalg.det(head) for head in heads]) == pytest.approx(0.92**3, rel=0.02)
 
 
 def test_cord_leaves_the_brainstem_downwards(anatomy):
