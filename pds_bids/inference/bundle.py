@@ -15,7 +15,15 @@ from safetensors import numpy as safetensors_numpy
 from pds_bids.exceptions import PDSError, WeightsError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bank import Bank
-from pds_bids.inference.card import BASELINES, CARD, FORMAT, WEIGHTS, read_card, read_checked
+from pds_bids.inference.card import (
+    BASELINES,
+    CARD,
+    FORMAT,
+    WEIGHTS,
+    baselines_folder,
+    read_card,
+    read_checked,
+)
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import METHODS, Method
 from pds_bids.modalities import CONTRASTS, Contrast
@@ -80,7 +88,7 @@ class Bundle:
         WeightsError
             If the file is missing or corrupt.
         """
-        return Bank.from_tensors(_read_tensors(self.folder, BASELINES, self.card))
+        return Bank.from_tensors(_read_tensors(baselines_folder(self.folder), BASELINES, self.card))
 
 
 def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:

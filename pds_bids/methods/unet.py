@@ -25,8 +25,8 @@ LEFT_RIGHT = 2  # axis of a (B, C, D, H, W) tensor in RAS+
 class UNetMethod(Method):
     """Regression of the target, trained with L1, squared and gradient errors in the brain.
 
-    The standard deviation joins two parts: the spread over four passes (image and its left-right mirror, with
-    and without the template channels) and the error that the network expects of itself (a Laplace scale,
+    The standard deviation joins two parts: the spread over the passes (image and its left-right mirror; unless
+    switched off, both also without the template channels) and the error that the network expects of itself (a Laplace scale,
     learned beside the image). Their root sum of squares is multiplied by one factor per contrast such that
     68.27% of the voxels of held-out simulated people lie within one standard deviation.
 
@@ -39,8 +39,6 @@ class UNetMethod(Method):
     """
 
     name: ClassVar[str] = "unet"
-    sampler = "posterior mean, mirrored and template-free passes averaged"
-    steps = 4
 
     def __init__(self, config: UNetConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -60,6 +58,17 @@ class UNetMethod(Method):
     def architecture(self) -> dict[str, Any]:
         """Fields of `UNetConfig`, lists for tuples."""
         return {**asdict(self.config), "widths": list(self.config.widths)}
+
+    @property
+    def sampler(self) -> str:
+        """Which passes are averaged."""
+        kinds = "mirrored and template-free" if self.config.has_template_free_passes else "mirrored"
+        return f"posterior mean, {kinds} passes averaged"
+
+    @property
+    def steps(self) -> int:
+        """Passes of the network."""
+        return 4 if self.config.has_template_free_passes else 2
 
     def set_statistics(self, atlas: Tensor, prior: Tensor) -> None:
         """Start from the mean person and from a local regression."""
@@ -92,10 +101,13 @@ class UNetMethod(Method):
 
     @torch.no_grad()
     def sample(self, condition: Condition, generators: Sequence[torch.Generator]) -> SampleResult:
-        """Return the mean over four passes and its calibrated deviation; nothing is drawn at random."""
+        """Return the mean over the passes and its calibrated deviation; nothing is drawn at random."""
         del generators
         means, scales = [], []
-        for template in (condition.template, torch.zeros_like(condition.template)):
+        templates = [condition.template]
+        if self.config.has_template_free_passes:
+            templates.append(torch.zeros_like(condition.template))
+        for template in templates:
             # Both mirror images go through in one call: a batch of one runs unoptimised convolutions.
             mean, log_scale = self._predict(_with_mirror(replace(condition, template=template)))
             means += _unmirror(mean)

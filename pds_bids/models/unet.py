@@ -66,12 +66,15 @@ class UNetConfig:
     n_voxel : int
         Width of the head that looks at single voxels and their blurred surroundings at full resolution; 0
         leaves it out.
+    has_template_free_passes : bool
+        Whether an image is also the mean over passes that do not see the template, which doubles the time.
     """
 
     widths: tuple[int, int, int] = (16, 48, 96)
     n_bottom: int = 2
     n_embed: int = 64
     n_voxel: int = 0
+    has_template_free_passes: bool = True
 
 
 class ResidualBlock(nn.Module):
