@@ -40,9 +40,9 @@ FEWEST = 24
 LOWEST = {"upright": 0.0}
 # Nobody's image follows the tissues too well: a real T1w image is sharper than the simulated ones.
 NEVER_TOO_HIGH = ("tissue_fit", "upright")
-# Some people of the training have arbitrary contrasts, physics has not. Fluid outlasts tissue in T2 and T2*: at
-# the echo times of EPI it is brighter than white matter, but for short repetition times, which take a fifth
-# from it; any diffusion weighting, and a T1 weighting, turns that round.
+# Some people of the training have arbitrary contrasts, physics has not. Fluid outlasts tissue in T2 and T2*:
+# at the echo times of EPI it is brighter than white matter, but for short repetition times, which take a
+# fifth from it; any diffusion weighting, and a T1 weighting, turns that round.
 FLUID_TO_WHITE = {
     Contrast.BOLD: (0.85, np.inf),
     Contrast.B0: (1.0, np.inf),
@@ -162,7 +162,8 @@ def find_oddities(figures: Mapping[Contrast, dict[str, float]], ranges: Ranges) 
         if excess > 1
     ]
     return apart + [
-        f"source {contrast}: {FEATURES[name]} is {value:.2f}, expected {limits[0]:.2f} to {limits[1]:.2f}; look at the synthetic image with suspicion"
+        f"source {contrast}: {FEATURES[name]} is {value:.2f}, expected {limits[0]:.2f} to "
+        f"{limits[1]:.2f}; look at the synthetic image with suspicion"
         for contrast, named in figures.items()
         for name, value in named.items()
         for limits in [_limits(ranges, contrast, name)]
