@@ -27,8 +27,9 @@ class UNetMethod(Method):
 
     The standard deviation joins two parts: the spread over the passes (image and its left-right mirror;
     unless switched off, both also without the template channels) and the error that the network expects of
-    itself (a Laplace scale, learned beside the image). Their root sum of squares is multiplied by one factor per contrast such that
-    68.27% of the voxels of held-out simulated people lie within one standard deviation.
+    itself (a Laplace scale, learned beside the image). Their root sum of squares is multiplied by one factor
+    per contrast such that 68.27% of the voxels of held-out simulated people lie within one standard
+    deviation.
 
     Parameters
     ----------

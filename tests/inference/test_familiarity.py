@@ -167,8 +167,8 @@ def test_no_trial_passes_in_silence(world, template, trial, contrast):
     assert len(silent) <= 1, silent
 
 
-#: What is read as what. Not here: b = 0 as BOLD, for T2 weights both, and T1w as DWI, which a strong diffusion
-#: weighting looks like.
+#: What is read as what. Not here: b = 0 as BOLD, for T2 weights both, and T1w as DWI, which looks like
+#: strong diffusion weighting.
 MISTAKEN = [
     (Contrast.DWI, Contrast.BOLD),
     (Contrast.T1W, Contrast.BOLD),
