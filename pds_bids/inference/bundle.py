@@ -162,7 +162,7 @@ def save_bundle(
     files = {WEIGHTS: _serialise(state)}
     if bank is not None:
         files[BASELINES] = _serialise(bank.to_tensors())
-    full = {
+    own = {
         "format": FORMAT,
         "method": method.name,
         "architecture": method.architecture,
@@ -171,8 +171,9 @@ def save_bundle(
         "window": {"start": list(window.start), "shape": list(window.shape)},
         "data_range": {str(contrast): value for contrast, value in data_range.items()},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        **card,
     }
+    # What the files say wins over what the card of another bundle said.
+    full = own | card | own
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / CARD).write_text(json.dumps(full, indent=2) + "\n")

@@ -113,10 +113,13 @@ class UNetMethod(Method):
             mean, log_scale = self._predict(_with_mirror(replace(condition, template=template)))
             means += _unmirror(mean)
             scales += _unmirror(double_resolution(log_scale.exp()))
-        spread = torch.stack(means).std(0, correction=0)
-        expected = 2**0.5 * torch.stack(scales).mean(0)
-        std = self.calibration.view(-1, 1, 1, 1) * torch.sqrt(spread.square() + expected.square())
-        return SampleResult(torch.stack(means).mean(0) * condition.mask, std * condition.mask)
+        n = len(means)
+        mean = torch.stack(means).sum(0) / n
+        # By hand: torch.std over few large images takes ten times as long.
+        spread = torch.stack([(each - mean).square() for each in means]).sum(0) / n
+        expected = 2**0.5 * torch.stack(scales).sum(0) / n
+        std = self.calibration.view(-1, 1, 1, 1) * torch.sqrt(spread + expected.square())
+        return SampleResult(mean * condition.mask, std * condition.mask)
 
     def _predict(self, condition: Condition) -> tuple[Tensor, Tensor]:
         return self.network(
