@@ -157,8 +157,8 @@ def _mean_around(image: Tensor, mask: Tensor, size: int) -> Tensor:
         margins = [0, 0] * (4 - axis) + [size // 2] * 2
         padded = functional.pad(sums, margins)
         n = sums.shape[axis]
-        sums = sum((padded.narrow(axis, k, n) for k in range(1, size)), padded.narrow(axis, 0, n)) / size
-    return sums[:, :-1] / sums[:, -1:].clamp_min(1e-3) * mask
+        sums = sum((padded.narrow(axis, k, n) for k in range(1, size)), padded.narrow(axis, 0, n))
+    return sums[:, :-1] / sums[:, -1:].clamp_min(1e-3 * size**3) * mask
 
 
 class ConditionalUNet(nn.Module):
