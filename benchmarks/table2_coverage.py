@@ -9,57 +9,39 @@ deviations and intervals come from the people of the other heads: nobody is cali
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from table2_people import N_TRAIN, table_people, table_window
-from torch import Tensor, nn
 
 from pds_bids.inference.bundle import load_bundle
-from pds_bids.methods import Condition, Method, SampleResult
-from pds_bids.modalities import Direction
+from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.training.data import Example, collate, make_example
-from pds_bids.training.metrics import LEVELS, calibrate, coverage
+from pds_bids.training.metrics import LEVELS, error_ratios
 
 
-class Remembered(nn.Module):
-    """A method that samples every person once, with a calibration of its own.
+def left_out(heads: Mapping[str, Sequence[np.ndarray]]) -> dict[int, float]:
+    """Return which share of voxels the intervals hold, each head's scaled on the people of all other heads.
 
     Parameters
     ----------
-    method : Method
-        Its factors are replaced by 1.
+    heads : mapping of str to sequence of ndarray
+        ``(V,)`` absolute errors over standard deviations, per person of a head.
+
+    Returns
+    -------
+    dict of int to float
+        By level in percent; every person counts the same.
     """
-
-    calibration: Tensor
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-        method.calibration.fill_(1)
-        self.register_buffer("calibration", torch.ones_like(method.calibration))
-        self.made: dict[int, SampleResult] = {}
-
-    def sample(self, condition: Condition, generators: list[torch.Generator]) -> SampleResult:
-        """Return what the method makes of these images, deviations scaled."""
-        key = condition.source.data_ptr()
-        if key not in self.made:
-            self.made[key] = self.method.sample(condition, generators)
-        made = self.made[key]
-        return SampleResult(made.mean, made.std * self.calibration.view(-1, 1, 1, 1))
-
-
-def left_out(method: Remembered, heads: dict[str, list[Example]]) -> dict[str, float]:
-    """Return mean coverage over people, each head by the others."""
-    found = defaultdict(list)
+    shares = defaultdict(list)
     for head, people in heads.items():
-        others = [example for name, examples in heads.items() if name != head for example in examples]
-        method.calibration.fill_(1)
-        report = calibrate(method, others)  # type: ignore[arg-type]
-        for name, share in coverage(method, people, report).items():  # type: ignore[arg-type]
-            found[name] += [share] * len(people)
-    return {name: float(np.mean(shares)) for name, shares in found.items()}
+        others = np.concatenate([ratios for name, each in heads.items() if name != head for ratios in each])
+        for level in LEVELS:
+            width = np.quantile(others, level / 100)
+            shares[level] += [float((ratios <= width).mean()) for ratios in people]
+    return {level: float(np.mean(each)) for level, each in shares.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--methods", nargs="+", default=["unet", "pds", "residual-flow"])
+    parser.add_argument("--seed", type=int, default=1, help="of the training")
     parser.add_argument("--n-train", type=int, default=N_TRAIN)
     parser.add_argument("--n-test", type=int, default=24)
     parser.add_argument("--n-validation", type=int, default=12)
@@ -88,14 +71,17 @@ def main(argv: list[str] | None = None) -> int:
     for pairs, n in ((people.validation, arguments.n_validation), (people.test, arguments.n_test)):
         for pair in map(pairs.pair, range(n)):
             heads[pair.name].append(collate([make_example(pair, window, way) for way in Direction]))
-    print(f"| row, {len(heads)} heads | level | covered, percent |\n|---|---|---|")
+    print(f"| row, {len(heads)} heads | contrast | 50% | 80% | 95% |\n|---|---|---|---|---|")
     for name in arguments.methods:
-        bundle = load_bundle(arguments.out / "models" / f"{name}_seed-1")
-        shares = left_out(Remembered(bundle.method), heads)
-        for level in LEVELS:
-            kinds = {key.split("_", 2)[2]: share for key, share in shares.items() if f"_{level}_" in key}
-            cells = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in kinds.items())
-            print(f"| {name} | {level} | {cells} |", flush=True)
+        method = load_bundle(arguments.out / "models" / f"{name}_seed-{arguments.seed}").method
+        ratios: dict[int, dict[str, list[np.ndarray]]] = defaultdict(dict)
+        for head, examples in heads.items():
+            for channel, found in error_ratios(method, examples).items():
+                ratios[channel][head] = [each.numpy() for each in found]
+        for channel, by_head in ratios.items():
+            covered = left_out(by_head)
+            cells = " | ".join(f"{100 * covered[level]:.1f}" for level in LEVELS)
+            print(f"| {name} | {CONTRASTS[channel]} | {cells} |", flush=True)
     return 0
 
 

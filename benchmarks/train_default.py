@@ -15,19 +15,19 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import torch as safetensors_torch
+from table2_coverage import left_out
 
 from pds_bids import __version__
 from pds_bids.evaluation.baselines import fit_baselines
 from pds_bids.evaluation.fidelity import score
 from pds_bids.exceptions import WeightsError
 from pds_bids.inference.bundle import CARD, Bundle, load_bundle, save_bundle
-from pds_bids.inference.card import WEIGHTS
+from pds_bids.inference.card import BASELINES, SHIPPED, WEIGHTS
 from pds_bids.inference.prepare import DEFAULT_WINDOW, scale_to_mean
 from pds_bids.inference.synthesize import synthesize
 from pds_bids.methods import UNetMethod
@@ -36,6 +36,7 @@ from pds_bids.models.unet import POLYNOMIAL_PAIRS, TEMPLATE_CHANNELS, UNetConfig
 from pds_bids.options import Precision
 from pds_bids.template import MODEL_GRID
 from pds_bids.training.data import ContrastPair, PairSource
+from pds_bids.training.metrics import LEVELS, ONE_STD
 from pds_bids.training.module import Machine
 from pds_bids.training.people import People
 from pds_bids.training.phantoms import load_phantoms
@@ -44,9 +45,15 @@ from pds_bids.training.schedule import TrainConfig
 
 SEED = 1
 UPDATES = 2000
-SIZES = {"default": UNetConfig((16, 48, 96), n_voxel=32), "small": UNetConfig((8, 24, 48), n_voxel=16)}
+SIZES = {
+    "default": UNetConfig((16, 48, 96), n_voxel=32),
+    "small": UNetConfig((8, 24, 48), n_voxel=16, has_template_free_passes=False),
+}
 METRICS = ("psnr_brain", "ssim_brain", "psnr_gain", "ssim_gain", "psnr_whole", "mae_brain")
-COVERAGE = (50, 80, 95)
+# Every so many voxels of a person decide how deviations are scaled.
+VOXEL_STEP = 5
+# Absolute errors over deviations: contrast -> head -> people -> voxels.
+Ratios = dict[Contrast, dict[str, list[np.ndarray]]]
 DATA_NOTE = (
     "SynthSeg training label maps (20 people, Apache-2.0), simulated contrasts only; no acquired image"
 )
@@ -172,17 +179,19 @@ def starting_bundle(people: People, plan: Plan, runs: Path, folder: Path, older:
 
 
 def score_held_out(
-    bundle: Bundle, pairs: PairSource, n_pairs: int, *, has_baselines: bool = True
-) -> dict[str, Any]:
-    """Score the model, and every baseline, on held-out people without T1w."""
+    bundle: Bundle, pairs: PairSource, n_pairs: int, *, has_t1w: bool = False, has_baselines: bool = True
+) -> tuple[dict[str, Any], Ratios]:
+    """Score the model, and every baseline, on held-out people; also return its errors over deviations."""
     figures: dict[str, Any] = {"n_pairs": n_pairs, "statistic": "mean; 95% bootstrap interval over people"}
+    ratios: Ratios = defaultdict(lambda: defaultdict(list))
     for direction in Direction:
         template = np.moveaxis(pairs.pair(0).template, 0, -1)
-        baselines = fit_baselines(bundle.bank, template, direction) if has_baselines else None
+        names = [c for c in direction.sources if has_t1w or c != ANATOMY]
+        baselines = fit_baselines(bundle.bank, template, direction, tuple(names)) if has_baselines else None
         collected: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         for index in range(n_pairs):
             pair = pairs.pair(index)
-            source = {c: pair.source[CONTRASTS.index(c)] for c in direction.sources if c != ANATOMY}
+            source = {c: pair.source[CONTRASTS.index(c)] for c in names}
             volumes = {c: image[..., None] for c, image in source.items()}
             made = synthesize(
                 volumes, pair.mask, template, bundle.grid, bundle, direction=direction, seeds=[index]
@@ -200,10 +209,8 @@ def score_held_out(
                         for metric, value in found.items():
                             collected[row, contrast, metric].append(value)
                 std = made.std[contrast][..., 0] / MAP_UNITS.get(contrast, 1.0) / made.std_factor
-                error = np.abs(rows["model"][contrast] - truth)[both] / np.maximum(std[both], 1e-6)
-                for level in COVERAGE:
-                    inside = float((error < NormalDist().inv_cdf(0.5 + level / 200)).mean())
-                    collected["model", contrast, f"coverage_{level}"].append(inside)
+                ratio = np.abs(rows["model"][contrast] - truth)[both] / np.maximum(std[both], 1e-6)
+                ratios[contrast][pair.name].append(ratio[::VOXEL_STEP])
         table: dict[str, Any] = {}
         for (row, contrast, metric), values in collected.items():
             scores = table.setdefault(row, {}).setdefault(contrast, {})
@@ -211,7 +218,30 @@ def score_held_out(
             if row == "model":
                 scores[f"{metric}_interval"] = [round(limit, 4) for limit in interval(values)]
         figures[str(direction)] = table
-    return figures
+    return figures, ratios
+
+
+def recalibrate(bundle: Bundle, ratios: Ratios) -> dict[str, Any]:
+    """Scale deviations and intervals on all held-out heads; return coverage with each head left out.
+
+    With a few heads to hold out, how far a head is from the others decides the coverage, not the number of
+    people. So the figures say what happens to a head that had no part in the scaling, one after the other.
+    """
+    uncertainty = {"method": bundle.card["uncertainty"]["method"]}
+    covered: dict[str, Any] = {"statistic": "percent of voxels, each head scaled on the people of the others"}
+    for contrast, heads in ratios.items():
+        joined = np.concatenate([ratio for people in heads.values() for ratio in people])
+        factor = float(np.quantile(joined, ONE_STD))
+        bundle.method.calibration[CONTRASTS.index(contrast)] *= factor
+        uncertainty[f"factor_{contrast}"] = round(factor, 4)
+        uncertainty[f"within_2_std_{contrast}"] = round(float((joined < 2 * factor).mean()), 4)
+        for level in LEVELS:
+            width = float(np.quantile(joined, level / 100)) / factor
+            uncertainty[f"interval_{level}_{contrast}"] = round(width, 4)
+        covered[contrast] = {level: round(100 * share, 1) for level, share in left_out(heads).items()}
+        covered[contrast]["heads"] = len(heads)
+    bundle.card["uncertainty"] = uncertainty
+    return covered
 
 
 def held_out_figures(
@@ -244,8 +274,7 @@ def print_table(figures: dict[str, Any]) -> None:
         for c, s in figures[direction]["model"].items():
             if "psnr_brain" in s:
                 low, high = s["psnr_brain_interval"]
-                levels = ", ".join(f"{level}%: {100 * s[f'coverage_{level}']:.1f}" for level in COVERAGE)
-                print(f"{direction:10s} {c:12s} {low:.2f} to {high:.2f} dB; coverage {levels}")
+                print(f"{direction:10s} {c:12s} {low:.2f} to {high:.2f} dB")
 
 
 def install(source: Path, package_data: Path, name: str) -> None:
@@ -253,7 +282,9 @@ def install(source: Path, package_data: Path, name: str) -> None:
     target = package_data / "models" / name
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
+        # All bundles were trained on the same people: one file of baselines serves all.
+        if path.name != BASELINES or name == SHIPPED[0]:
+            (target / path.name).write_bytes(path.read_bytes())
     lines = ["# SHA-256 of the model bundles that ship with the package."]
     for folder in sorted((package_data / "models").iterdir()):
         lines.append(f"[{folder.name}]")
@@ -285,7 +316,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     if arguments.score_only:
         bundle = load_bundle(arguments.package_data / "models" / arguments.bundle)
-        print_table(score_held_out(bundle, people.test, arguments.n_test))
+        for has_t1w in (False, True):
+            print(f"{'with' if has_t1w else 'without'} T1w")
+            print_table(score_held_out(bundle, people.test, arguments.n_test, has_t1w=has_t1w)[0])
         return 0
     people = replace(people, train=CachedPairs(people.train, arguments.cache / "pairs"))
     runs, bundle_dir = (arguments.runs / f"{arguments.bundle}{end}" for end in ("", "-bundle"))
@@ -309,9 +342,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def finish(bundle_dir: Path, people: People, arguments: argparse.Namespace) -> None:
-    """Score a trained bundle, complete its card, and install it."""
+    """Score a trained bundle, scale its deviations, complete its card, and install it."""
     bundle = load_bundle(bundle_dir)
-    figures = score_held_out(bundle, people.test, arguments.n_test)
+    n = arguments.n_test
+    figures, ratios = score_held_out(bundle, people.test, n)
+    anatomical, more = score_held_out(bundle, people.test, n, has_t1w=True)
+    for pairs, has_t1w in ((people.validation, False), (people.validation, True)):
+        _, other = score_held_out(bundle, pairs, n // 2, has_t1w=has_t1w, has_baselines=False)
+        merge(ratios, other)
+    merge(ratios, more)
+    covered = recalibrate(bundle, ratios)
     command = f"python benchmarks/train_default.py --bundle {arguments.bundle} --labels LABELS --cache CACHE"
     command += f" --updates {arguments.updates}"
     training = bundle.card["training"] | {"command": command}
@@ -322,11 +362,32 @@ def finish(bundle_dir: Path, people: People, arguments: argparse.Namespace) -> N
         "name": f"pds-bids-{arguments.bundle}",
         "training": training,
         "limits": LIMITS,
-        "evaluation": {"held_out_phantoms": figures},
+        "evaluation": {
+            "held_out_phantoms": figures,
+            "held_out_phantoms_with_t1w": anatomical,
+            "coverage": covered,
+        },
     }
-    (bundle_dir / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    save_bundle(
+        bundle_dir,
+        bundle.method,
+        card,
+        grid=bundle.grid,
+        window=bundle.window,
+        data_range=bundle.data_range,
+        bank=bundle.bank,
+    )
     print_table(figures)
+    print_table(anatomical)
+    print(json.dumps(covered))
     install(bundle_dir, arguments.package_data, arguments.bundle)
+
+
+def merge(ratios: Ratios, more: Ratios) -> None:
+    """Add people to those of the same contrast and head."""
+    for contrast, heads in more.items():
+        for head, people in heads.items():
+            ratios[contrast][head] += people
 
 
 if __name__ == "__main__":

@@ -15,7 +15,15 @@ from safetensors import numpy as safetensors_numpy
 from pds_bids.exceptions import PDSError, WeightsError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bank import Bank
-from pds_bids.inference.card import BASELINES, CARD, FORMAT, WEIGHTS, read_card, read_checked
+from pds_bids.inference.card import (
+    BASELINES,
+    CARD,
+    FORMAT,
+    WEIGHTS,
+    baselines_folder,
+    read_card,
+    read_checked,
+)
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import METHODS, Method
 from pds_bids.modalities import CONTRASTS, Contrast
@@ -80,7 +88,7 @@ class Bundle:
         WeightsError
             If the file is missing or corrupt.
         """
-        return Bank.from_tensors(_read_tensors(self.folder, BASELINES, self.card))
+        return Bank.from_tensors(_read_tensors(baselines_folder(self.folder), BASELINES, self.card))
 
 
 def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
@@ -154,7 +162,7 @@ def save_bundle(
     files = {WEIGHTS: _serialise(state)}
     if bank is not None:
         files[BASELINES] = _serialise(bank.to_tensors())
-    full = {
+    own = {
         "format": FORMAT,
         "method": method.name,
         "architecture": method.architecture,
@@ -163,8 +171,9 @@ def save_bundle(
         "window": {"start": list(window.start), "shape": list(window.shape)},
         "data_range": {str(contrast): value for contrast, value in data_range.items()},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        **card,
     }
+    # What the files say wins over what the card of another bundle said.
+    full = own | card | own
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / CARD).write_text(json.dumps(full, indent=2) + "\n")

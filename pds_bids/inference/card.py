@@ -15,6 +15,7 @@ __all__ = [
     "FORMAT",
     "SHIPPED",
     "WEIGHTS",
+    "baselines_folder",
     "checked_weights_sha256",
     "default_model_dir",
     "read_card",
@@ -40,6 +41,12 @@ def default_model_dir(method: str = "unet") -> Path:
 def shipped_bundle(name: str) -> Path:
     """Return the folder of a bundle of the package, one of `SHIPPED`."""
     return Path(str(resources.files("pds_bids"))) / "data" / "models" / name
+
+
+def baselines_folder(folder: Path) -> Path:
+    """Return where a bundle's baselines lie: those of all bundles of the package are one file."""
+    is_shipped = folder.resolve() == shipped_bundle(folder.name).resolve()
+    return default_model_dir() if is_shipped else folder
 
 
 def read_card(folder: Path) -> dict[str, Any]:

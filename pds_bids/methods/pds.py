@@ -93,9 +93,9 @@ class PDSConfig:
     estimator: GuidedConfig = field(default_factory=GuidedConfig)
     refiner: UNetConfig = field(default_factory=UNetConfig)
     prediction: Prediction = Prediction.CLEAN
-    n_steps: int = 8
+    n_steps: int = 2
     eta: float = 0.0
-    n_samples: int = 4
+    n_samples: int = 3
     has_estimator: bool = True
     has_pattern_loss: bool = True
     has_refinement: bool = True
@@ -211,7 +211,7 @@ class PDSMethod(Baseline):
     def steps(self) -> int:
         """Passes of the networks for all draws."""
         passes = self.config.n_steps * self._n_draws * self.config.has_estimator
-        return passes + UNetMethod.steps * self.config.has_refinement
+        return passes + (self.refiner.steps if self.config.has_refinement else 0)
 
     @property
     def _n_draws(self) -> int:

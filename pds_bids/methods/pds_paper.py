@@ -28,7 +28,7 @@ from pds_bids.diffusion import add_noise, cosine_alpha_bar, draw_steps, standard
 from pds_bids.methods.base import Batch, Condition, target_weights
 from pds_bids.methods.baseline import mean_over
 from pds_bids.methods.pds import PDSConfig, PDSMethod
-from pds_bids.methods.unet import SCALE_WEIGHT, UNetMethod
+from pds_bids.methods.unet import SCALE_WEIGHT
 from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.models.guided import GuidedConfig, GuidedDenoiser
 from pds_bids.models.objectives import laplace_error, voxel_weights
@@ -122,7 +122,7 @@ class PDSPaperMethod(PDSMethod):
     def steps(self) -> int:
         """Passes of the networks."""
         passes = len(Direction) * self.config.n_steps if self.is_released else self.config.n_train_steps
-        return passes * self.config.has_estimator + UNetMethod.steps * self.config.has_refinement
+        return passes * self.config.has_estimator + (self.refiner.steps if self.config.has_refinement else 0)
 
     def estimate_noise(self, source: Tensor, target: Tensor, step: Tensor, direction: Tensor) -> Tensor:
         """Return the noise of the target as estimated from the noisy source (as released: also from it)."""

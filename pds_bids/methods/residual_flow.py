@@ -140,7 +140,7 @@ class ResidualFlowMethod(Baseline):
     @property
     def steps(self) -> int:
         """Passes of the networks for all samples."""
-        return UNetMethod.steps + 1 + self.config.n_steps * self.config.n_samples
+        return self.mean.steps + 1 + self.config.n_steps * self.config.n_samples
 
     def set_parcels(self, parcels: Tensor, weights: Tensor | None = None) -> None:
         """Take the atlases, and the importance of their parcels; see `ParcelLoss`."""

@@ -66,12 +66,15 @@ class UNetConfig:
     n_voxel : int
         Width of the head that looks at single voxels and their blurred surroundings at full resolution; 0
         leaves it out.
+    has_template_free_passes : bool
+        Whether an image is also the mean over passes that do not see the template, which doubles the time.
     """
 
     widths: tuple[int, int, int] = (16, 48, 96)
     n_bottom: int = 2
     n_embed: int = 64
     n_voxel: int = 0
+    has_template_free_passes: bool = True
 
 
 class ResidualBlock(nn.Module):
@@ -149,10 +152,13 @@ class VoxelHead(nn.Module):
 def _mean_around(image: Tensor, mask: Tensor, size: int) -> Tensor:
     """Average over the voxels of the mask in a cube."""
     sums = torch.cat([image * mask, mask], 1)
-    for axis in range(3):
-        window = [size if other == axis else 1 for other in range(3)]
-        sums = functional.avg_pool3d(sums, window, 1, [n // 2 for n in window])
-    return sums[:, :-1] / sums[:, -1:].clamp_min(1e-3) * mask
+    for axis in (2, 3, 4):
+        # Shifted sums take a third of the time of average pooling on a CPU.
+        margins = [0, 0] * (4 - axis) + [size // 2] * 2
+        padded = functional.pad(sums, margins)
+        n = sums.shape[axis]
+        sums = sum((padded.narrow(axis, k, n) for k in range(1, size)), padded.narrow(axis, 0, n))
+    return sums[:, :-1] / sums[:, -1:].clamp_min(1e-3 * size**3) * mask
 
 
 class ConditionalUNet(nn.Module):

@@ -9,11 +9,11 @@ from pds_bids.methods import Method
 from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.training.data import Example, to_device
 
-__all__ = ["LEVELS", "calibrate", "coverage", "mean_square_errors"]
+__all__ = ["LEVELS", "ONE_STD", "calibrate", "coverage", "error_ratios", "mean_square_errors"]
 
 #: Coverage of intervals, in percent.
 LEVELS = (50, 80, 95)
-# Share of a Gaussian within one standard deviation.
+#: Share of a Gaussian within one standard deviation.
 ONE_STD = 0.6827
 
 
@@ -64,7 +64,7 @@ def calibrate(
     Angelopoulos and Bates 2021, arXiv:2107.07511, section 2.3.
     """
     report = {}
-    for channel, ratios in _error_ratios(method, batches, device).items():
+    for channel, ratios in error_ratios(method, batches, device).items():
         # torch.quantile refuses more than 2**24 values.
         joined = torch.cat(ratios).sort().values
         factor = _quantile(joined, ONE_STD)
@@ -103,7 +103,7 @@ def coverage(
         ``covered_50_*`` and so on by contrast, as shares; every person counts the same.
     """
     shares = {}
-    for channel, ratios in _error_ratios(method, batches, device).items():
+    for channel, ratios in error_ratios(method, batches, device).items():
         for level in LEVELS:
             width = report[f"interval_{level}_{CONTRASTS[channel]}"]
             inside = torch.stack([(each <= width).float().mean() for each in ratios])
@@ -111,8 +111,9 @@ def coverage(
     return shares
 
 
-def _error_ratios(
-    method: Method, batches: Sequence[Example], device: torch.device | str
+@torch.no_grad()
+def error_ratios(
+    method: Method, batches: Sequence[Example], device: torch.device | str = "cpu"
 ) -> dict[int, list[Tensor]]:
     """Return by channel, for every person, ``(V,)`` absolute errors over standard deviations."""
     ratios: dict[int, list[Tensor]] = {}

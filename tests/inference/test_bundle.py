@@ -66,6 +66,18 @@ def test_round_trip_gives_the_same_bits(folder):
     assert (bundle.grid, bundle.window, bundle.card["name"]) == (GRID, WINDOW, "toy")
 
 
+def test_a_card_may_come_from_another_bundle(folder, tmp_path):
+    """Checksums are those of the files that are written, whatever the card said before."""
+    first = load_bundle(folder)
+    first.method.calibration.fill_(3)
+    card = first.card | {"name": "again"}
+    save_bundle(tmp_path, first.method, card, grid=GRID, window=WINDOW, data_range=first.data_range)
+    again = load_bundle(tmp_path)
+    assert again.card["name"] == "again"
+    assert again.weights_sha256 != first.weights_sha256
+    assert float(again.method.calibration[0]) == 3
+
+
 def test_bank_round_trip_within_half_a_level(folder):
     _, mask, images = make_bank()
     bank = load_bundle(folder).bank
