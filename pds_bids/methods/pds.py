@@ -95,7 +95,7 @@ class PDSConfig:
     prediction: Prediction = Prediction.CLEAN
     n_steps: int = 2
     eta: float = 0.0
-    n_samples: int = 3
+    n_samples: int = 2
     has_estimator: bool = True
     has_pattern_loss: bool = True
     has_refinement: bool = True
