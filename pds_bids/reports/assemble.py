@@ -5,6 +5,7 @@ is not used: its page takes Bootstrap and jQuery from two public servers, drops 
 does not name, and puts errors last.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -189,6 +190,8 @@ def _session_light(session: Session, crashes: list[Crash]) -> Light:
     if session.synthetic:
         if GateStatus.FALLBACK in said:
             return Light("doubt", "look", "done, with a fallback: look at the registration")
+        if not said:
+            return Light("doubt", "look", "images are there, but no verdict on their registration")
         if worse := _shortfalls(session):
             return Light("doubt", "look", f"done, but {worse}")
         return Light("good", "done", why)
@@ -220,15 +223,20 @@ def _rated(light: Light, ratings: Iterable[Rating]) -> Light:
 
 
 def _overall(record: Participant, sessions: list[dict[str, Any]]) -> Light:
-    kinds = [view["light"].kind for view in sessions]
-    if record.last_run.crashes or "bad" in kinds:
-        count = max(kinds.count("bad"), 1)
-        return Light("bad", f"{count} of {max(len(kinds), 1)} sessions with errors")
-    if "doubt" in kinds:
-        return Light("doubt", "done; some results need a look")
-    if "good" in kinds:
-        return Light("good", "done")
-    return Light("idle", "nothing was synthesised")
+    """Say what became of all sessions: the colour of the worst, and how many of each there are."""
+    lights = [view["light"] for view in sessions]
+    kinds = ("bad", "doubt", "good", "idle")
+    worst = min((kinds.index(light.kind) for light in lights), default=len(kinds) - 1)
+    text = "nothing was synthesised"
+    if kinds[worst] != "idle":
+        counts = Counter(light.text for light in sorted(lights, key=lambda light: kinds.index(light.kind)))
+        words = {"look": "to look at"}
+        told = [f"{count} {words.get(text, text)}" for text, count in counts.items()]
+        text = f"sessions: {', '.join(told)}" if len(lights) > 1 else told[0].removeprefix("1 ")
+    crashes = record.last_run.crashes
+    if crashes and not any(view["crashes"] for view in sessions):
+        text = f"{text}; the last run crashed"
+    return Light("bad" if crashes else kinds[worst], text)
 
 
 def _gate_light(found: Verdict) -> Light:
@@ -253,14 +261,15 @@ def _acquired(session: Session, modality: Modality) -> str:
     entities = series.get("entities") or {}
     label = " ".join(f"{key}-{value}" for key, value in entities.items() if key not in ("sub", "ses"))
     count = series.get("n_volumes")
-    return f"{label or Path(str(series.get('path', ''))).name}" + (f", {count} volumes" if count else "")
+    told = [label, f"{count} volumes" if count else ""]
+    return ", ".join(filter(None, told)) or Path(str(series.get("path", ""))).name
 
 
 def _anatomy(plan: Mapping[str, Any]) -> str:
     if not plan.get("t1w"):
         return ""
     session = plan.get("t1w_session")
-    return f"of ses-{session}" if session and session != plan.get("session") else "yes"
+    return f"from ses-{session}" if session and session != plan.get("session") else "yes"
 
 
 def _name(file: QualityFile) -> str:
