@@ -149,13 +149,13 @@ def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgeme
         for name, verdict in quality.verdicts(file.content)
     ]
     figures = _ordered_figures(session.figures)
-    warnings = list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content)))
+    warnings = _warnings(session)
     return {
         "label": session.label or "",
         "title": f"Session {session.label}" if session.label else "Scans",
         "anchor": f"ses-{session.label}" if session.label else "scans",
         "has_plan": bool(session.plan),
-        "notes": [note for note in _notes(session.plan) if note not in warnings],
+        "notes": [note for note in _notes(session.plan) if not any(note in told for told in warnings)],
         "acquired": {modality.upper(): _acquired(session, modality) for modality in Modality},
         "t1w": _anatomy(session.plan),
         "targets": [direction.target.upper() for direction in session.directions],
@@ -170,6 +170,16 @@ def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgeme
         "synthetic": session.synthetic,
         "crashes": is_own,
     }
+
+
+def _warnings(session: Session) -> list[str]:
+    """Return the warnings of the quality files, each with the series that it speaks of."""
+    told = []
+    for file in session.quality:
+        for warning in quality.warnings(file.content):
+            is_named = warning.startswith(tuple(modality.upper() for modality in Modality))
+            told.append(warning if is_named else f"{_name(file)}: {warning}")
+    return list(dict.fromkeys(told))
 
 
 def _session_light(session: Session, crashes: list[Crash]) -> Light:

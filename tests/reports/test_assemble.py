@@ -300,7 +300,12 @@ def test_files_that_were_not_used_stand_in_one_line_and_warnings_once(tmp_path):
         session(), not_used=((Path("/d/a.nii"), why), (Path("/d/b.nii"), why)), notes=("no fieldmap",)
     )
     folder = Folder(tmp_path / "out", plan).quality({"warnings": ["no fieldmap"]})
+    folder._write("sub-01/ses-1/dwi/sub-01_ses-1_desc-image_qc.json", '{"warnings": ["no brain", "DWI: cut"]}')
     text = folder.page().text
+    # Warnings say which series they speak of.
+    assert "BOLD task-rest: no fieldmap" in text
+    assert "DWI: no brain" in text
+    assert "DWI: DWI" not in text
     assert "not used: a.nii, b.nii: not needed" in text
     assert text.count("no fieldmap") == 1
 
