@@ -187,11 +187,9 @@ def _session_light(session: Session, crashes: list[Crash]) -> Light:
     action, missing = session.plan.get("action", ""), session.missing()
     why = str(session.plan.get("reason", ""))
     if crashes and not missing and session.synthetic:
-        return Light(
-            "doubt", "crashed", f"images are there, but the last run crashed: {crashes[0].last_line}"
-        )
+        return Light("doubt", "crashed", f"images are there, but the last run crashed: {crashes[0].reason}")
     if crashes or action == "fail":
-        return Light("bad", "failed", crashes[0].last_line if crashes else why)
+        return Light("bad", "failed", crashes[0].reason if crashes else why)
     if missing:
         return Light("bad", "not done", f"no synthetic {' and '.join(missing)} in the folder")
     said = {v.status for file in session.quality for _, v in quality.verdicts(file.content)}

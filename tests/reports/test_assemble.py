@@ -300,7 +300,9 @@ def test_files_that_were_not_used_stand_in_one_line_and_warnings_once(tmp_path):
         session(), not_used=((Path("/d/a.nii"), why), (Path("/d/b.nii"), why)), notes=("no fieldmap",)
     )
     folder = Folder(tmp_path / "out", plan).quality({"warnings": ["no fieldmap"]})
-    folder._write("sub-01/ses-1/dwi/sub-01_ses-1_desc-image_qc.json", '{"warnings": ["no brain", "DWI: cut"]}')
+    folder._write(
+        "sub-01/ses-1/dwi/sub-01_ses-1_desc-image_qc.json", '{"warnings": ["no brain", "DWI: cut"]}'
+    )
     text = folder.page().text
     # Warnings say which series they speak of.
     assert "BOLD task-rest: no fieldmap" in text
@@ -417,14 +419,30 @@ When creating this crashfile, the results file corresponding
 to the node could not be found."""
 
 
+PICTURE = """Node: pds_bids_wf.sub_01_ses_1_wf.register
+pds_bids.exceptions.QualityError: turned by 125 degrees; picture: /o/a.png
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(DIED, "BrokenProcessPool: a process was"), ("", "the crash file is empty"), ("odd\n", "odd")],
+    [
+        (DIED, "BrokenProcessPool: a process was"),
+        (PICTURE, "QualityError: turned by 125 degrees; picture: /o/a.png"),
+        ("", "the crash file is empty"),
+        ("odd\n", "odd"),
+    ],
 )
 def test_the_line_that_names_the_error_is_found(tmp_path, text, told):
     folder = Folder(tmp_path / "out", session()).crash(text=text)
     summary = folder.page().text.split("Errors of the last run")[1].split("crash-1")[0]
     assert told in summary
+
+
+def test_the_summary_gives_the_reason_without_class_and_path(tmp_path):
+    text = Folder(tmp_path / "out", session()).crash(text=PICTURE).page().text
+    assert text.count("turned by 125 degrees") == 4  # in the list, the crash file, the summary, the session
+    assert text.count("/o/a.png") == text.count("QualityError") == 2
 
 
 def test_crash_of_an_earlier_run_is_history(tmp_path):
