@@ -66,7 +66,7 @@ def test_only_tests_and_headers_are_cut_away(tmp_path):
     subprocess.run(["sh", "-euc", command], env={"PATH": "/bin:/usr/bin"}, check=True)
     left = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
     assert left == set(kept)
-    assert not any((ROOT / "pds_bids").rglob("test")) and not any((ROOT / "pds_bids").rglob("tests"))
+    assert not [*(ROOT / "pds_bids").rglob("test"), *(ROOT / "pds_bids").rglob("tests")]
 
 
 def test_rules_that_containers_live_by():

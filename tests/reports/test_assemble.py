@@ -235,7 +235,8 @@ SHORT = {
     "one done": (["good"], "good", "done"),
     "one to look at": (["affine"], "doubt", "to look at"),
     "one not done": (["none"], "bad", "not done"),
-    "all kinds": (["good", "affine", "none", "skip"], "bad", "sessions: 1 not done, 1 to look at, 1 done, 1 skipped"),
+    "all kinds": (["good", "affine", "none", "skip"], "bad",
+                  "sessions: 1 not done, 1 to look at, 1 done, 1 skipped"),
     "two alike": (["good", "good"], "good", "sessions: 2 done"),
     "nothing missing": (["skip", "skip"], "idle", "nothing was synthesised"),
 }  # fmt: skip
