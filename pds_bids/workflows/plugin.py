@@ -44,7 +44,7 @@ class RobustMultiProc(MultiProcPlugin):
             self._taskresult[taskid] = future.result()
             return
         if isinstance(error, BrokenProcessPool):
-            hint = "a worker process died, most often for want of memory; lower --nprocs, or use a larger machine"
+            hint = "a worker process died, most often for want of memory; lower --nprocs or find more memory"
             error = BrokenProcessPool(hint).with_traceback(error.__traceback__)
         text = traceback.format_exception(error)
         self._taskresult[taskid] = {"result": None, "traceback": text, "taskid": taskid}
