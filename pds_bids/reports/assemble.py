@@ -202,6 +202,9 @@ def _session_light(session: Session, crashes: list[Crash]) -> Light:
             return Light("doubt", "look", "images are there, but no verdict on their registration")
         if worse := _shortfalls(session):
             return Light("doubt", "look", f"done, but {worse}")
+        of_synthetic = [f for f in session.quality if f.entities.get("desc", "").startswith("synthetic")]
+        if any(quality.warnings(file.content) for file in of_synthetic):
+            return Light("doubt", "look", "done, but with warnings about the synthetic image")
         return Light("good", "done", why)
     if action == "skip":
         return Light("idle", "skipped", why)

@@ -293,6 +293,10 @@ def test_worse_than_a_trivial_baseline_is_told_at_a_glance(tmp_path):
     rows[0]["psnr_brain"] = 16.0
     folder._write(place, json.dumps({"fidelity": rows}))
     assert folder.page().outcomes() == ["good"]
+    folder._write(place, json.dumps({"fidelity": rows, "warnings": ["look at it with suspicion"]}))
+    page = folder.page()
+    assert page.outcomes() == ["doubt"]
+    assert "warnings about the synthetic image" in page.text
 
 
 def test_files_that_were_not_used_stand_in_one_line_and_warnings_once(tmp_path):
