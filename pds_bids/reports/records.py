@@ -27,6 +27,8 @@ __all__ = [
     "read_participant",
 ]
 
+# What a reader of the summary need not see: our own class, and where the picture lies that the page shows.
+_OWN_ERROR = re.compile(r"^(pds_bids\.exceptions|concurrent\.futures\.process)\.\w+: |; picture: \S+$")
 _CRASH_SESSION = re.compile(r"sub_\w+?_wf")
 
 
@@ -72,6 +74,17 @@ class Crash:
             if named := [line for line in lines if re.match(pattern, line.strip())]:
                 return named[-1].strip()
         return lines[-1].strip() if lines else "the crash file is empty"
+
+    @property
+    def reason(self) -> str:
+        """Say why, for a summary: `last_line` without what only the author of the code needs.
+
+        Examples
+        --------
+        >>> Crash(Path("crash.txt"), "pds_bids.exceptions.DataError: no volume; picture: /out/a.png").reason
+        'no volume'
+        """
+        return _OWN_ERROR.sub("", self.last_line)
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ class RobustMultiProc(MultiProcPlugin):
         if error is None:
             self._taskresult[taskid] = future.result()
             return
-        hint = (
-            "A worker process died, most often for want of memory: lower --nprocs, or use a larger machine.\n"
-        )
-        text = [hint, *traceback.format_exception(error)]
+        if isinstance(error, BrokenProcessPool):
+            hint = "a worker process died, most often for want of memory; lower --nprocs or find more memory"
+            error = BrokenProcessPool(hint).with_traceback(error.__traceback__)
+        text = traceback.format_exception(error)
         self._taskresult[taskid] = {"result": None, "traceback": text, "taskid": taskid}
 
 

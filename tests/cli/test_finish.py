@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pds_bids.cli.finish import LISTED_REPORTS, _summarise
+from pds_bids.cli.finish import LISTED_REPORTS, _summarise, _why
 from pds_bids.cli.run import main
 from pds_bids.config import RunConfig, Synthesize
 from pds_bids.plan import Action, Plan, SessionPlan
@@ -75,3 +75,16 @@ def test_done_earlier_counts_as_done(tmp_path, capsys):
     plan = replace(plan, sessions=tuple(replace(s, action=Action.DONE) for s in plan.sessions))
     _summarise(plan, RunConfig(bids_dir=Path("/d"), output_dir=tmp_path), {})
     assert "3 done (3 of them by an earlier run), 0 skipped, 0 failed." in capsys.readouterr().out
+
+
+def test_the_reason_is_the_error_and_not_what_nipype_adds(tmp_path):
+    config = RunConfig(bids_dir=Path("/d"), output_dir=tmp_path)
+    session = make_plan(3).sessions[2]
+    crash = tmp_path / "sub-03" / "log" / config.run_uuid / "crash-1.txt"
+    crash.parent.mkdir(parents=True)
+    crash.write_text(
+        f"Node: pds_bids_wf.{session.name}.mean\n"
+        "concurrent.futures.process.BrokenProcessPool: a worker process died; lower --nprocs\n\n\n"
+        "When creating this crashfile, the results file corresponding\nto the node could not be found."
+    )
+    assert _why(session, config, []) == "a worker process died; lower --nprocs"

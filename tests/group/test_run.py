@@ -1,5 +1,6 @@
 """The whole level from the command line, on people made of parcels."""
 
+import json
 import shutil
 from html.parser import HTMLParser
 
@@ -9,6 +10,7 @@ from group_tree import template
 
 from pds_bids.cli.run import main
 from pds_bids.group import run
+from pds_bids.reports.ratings import FORMAT, image_sha256
 
 
 class _Page(HTMLParser):
@@ -64,6 +66,22 @@ def test_one_command_writes_tables_and_a_page_that_holds_together(cohort, output
         described = pd.read_json(outputs / f"group_{name}.json", typ="series")
         assert set(table.columns) <= set(described.index), name
     assert len(list((outputs / "figures").glob("group_*.png"))) >= 9
+
+
+def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
+    shutil.copytree(cohort / "out" / "sub-18", outputs / "sub-18")
+    image = sorted(outputs.glob("sub-*/func/*_desc-synthetic_boldref.nii.gz"))[0]
+    label = image.relative_to(outputs).parts[0].removeprefix("sub-")
+    entry = {"image": str(image.relative_to(outputs)), "sha256": image_sha256(image), "verdict": "reject"}
+    rating = {"format": FORMAT, "participant": label, "session": None, "rater": "AB"}
+    rating |= {"rated_at": "2026-01-02T03:04:05Z", "ratings": [entry | {"artefacts": [], "comment": ""}]}
+    (outputs / "ratings").mkdir()
+    path = outputs / "ratings" / f"sub-{label}_rater-AB_rating.json"
+    for sha256, told in ((entry["sha256"], "all complete, some rejected"), ("0" * 64, "all complete<")):
+        rating["ratings"][0]["sha256"] = sha256
+        path.write_text(json.dumps(rating))
+        assert _run(cohort, outputs, "--classifiers") == 0
+        assert told in (outputs / "group.html").read_text().split("</h1>")[0]
 
 
 def test_a_leak_is_refused_with_an_exit_code_and_on_the_page(cohort, outputs, capsys):

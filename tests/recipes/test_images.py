@@ -52,6 +52,23 @@ def test_requirements_are_those_of_the_package():
     assert done.stdout.splitlines() == expected
 
 
+def test_only_tests_and_headers_are_cut_away(tmp_path):
+    """The shell itself runs the line, on a small tree in place of the image's packages."""
+    (line,) = [text for word, text in instructions() if word == "RUN" and "torch/bin" in text]
+    kept = ["torch/bin/torch_shm_manager", "torch/testing/a.py", "jinja2/tests.py", "pds_bids/data/test.toml"]
+    cut = ["torch/bin/protoc", "torch/include/a.h", "torch/test/a.py", "pandas/io/tests/json/test_a.py"]
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name in kept + cut:
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch()
+    command = line.replace("/opt/pds-bids", str(tmp_path))
+    assert command != line
+    subprocess.run(["sh", "-euc", command], env={"PATH": "/bin:/usr/bin"}, check=True)
+    left = {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()}
+    assert left == set(kept)
+    assert not [*(ROOT / "pds_bids").rglob("test"), *(ROOT / "pds_bids").rglob("tests")]
+
+
 def test_rules_that_containers_live_by():
     words = dict.fromkeys(word for word, _ in instructions())
     assert "USER" not in words

@@ -175,7 +175,9 @@ def test_errors_come_first_and_are_escaped(full):
     assert "<script>alert" not in text
     page = Page(text)
     assert page.lights()[0] == "bad"
-    assert "1 of 2 sessions with errors" in page.text
+    assert "sessions: 1 failed, 1 done" in page.text
+    # The traceback waits to be opened: the summary is in the first view.
+    assert not [attributes for tag, attributes in page.tags if tag == "details" and "open" in attributes]
 
 
 def test_provenance_is_told(full):
@@ -209,7 +211,8 @@ CASES = {
                 "nothing is missing"),
     "cannot be used": (session(action=Action.FAIL, directions=(), reason="truncated gzip"), [], None, "bad",
                        "truncated gzip"),
-    "no plan": (None, ["synthetic"], None, "good", "This folder has no plan"),
+    "no plan": (None, ["synthetic"], PASSED, "good", "This folder has no plan"),
+    "images and nothing else": (None, ["synthetic"], None, "doubt", "no verdict on their registration"),
 }  # fmt: skip
 
 
@@ -224,6 +227,44 @@ def test_outcome_is_told_truly(tmp_path, case):
     page = folder.page()
     assert page.outcomes() == [kind]
     assert words in page.text
+    # Where there is no synthetic image, nothing is said about synthetic images.
+    assert ("Images marked SYNTHETIC are" in page.text) == ("synthetic" in pieces)
+
+
+SHORT = {
+    "one done": (["good"], "good", "done"),
+    "one to look at": (["affine"], "doubt", "to look at"),
+    "one not done": (["none"], "bad", "not done"),
+    "all kinds": (["good", "affine", "none", "skip"], "bad",
+                  "sessions: 1 not done, 1 to look at, 1 done, 1 skipped"),
+    "two alike": (["good", "good"], "good", "sessions: 2 done"),
+    "nothing missing": (["skip", "skip"], "idle", "nothing was synthesised"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHORT)
+def test_the_lamp_of_the_title_counts_sessions(tmp_path, case):
+    kinds, light, words = SHORT[case]
+    plans = [
+        session(str(k), action=Action.SKIP, directions=()) if kind == "skip" else session(str(k))
+        for k, kind in enumerate(kinds)
+    ]
+    folder = Folder(tmp_path / "out", *plans)
+    for k, kind in enumerate(kinds):
+        if kind in ("good", "affine"):
+            folder.synthetic(str(k)).quality(
+                {"registration": PASSED if kind == "good" else GATE_AFFINE}, str(k)
+            )
+    page = folder.page()
+    assert page.lights()[0] == light
+    assert page.text.split("sub-01 ")[1].split("\n")[0].split(" ", 1)[1].strip() == words
+
+
+def test_a_crash_outside_of_the_sessions_is_told_beside_the_title(tmp_path):
+    folder = Folder(tmp_path / "out", session()).quality({"registration": PASSED}).synthetic()
+    page = folder.crash(text=CRASH.replace("sub_01_ses_1_wf", "elsewhere")).page()
+    assert page.lights()[0] == "bad"
+    assert "done; the last run crashed" in page.text
 
 
 def test_quality_of_acquired_and_synthetic_are_told_apart(tmp_path):
@@ -252,6 +293,10 @@ def test_worse_than_a_trivial_baseline_is_told_at_a_glance(tmp_path):
     rows[0]["psnr_brain"] = 16.0
     folder._write(place, json.dumps({"fidelity": rows}))
     assert folder.page().outcomes() == ["good"]
+    folder._write(place, json.dumps({"fidelity": rows, "warnings": ["look at it with suspicion"]}))
+    page = folder.page()
+    assert page.outcomes() == ["doubt"]
+    assert "warnings about the synthetic image" in page.text
 
 
 def test_files_that_were_not_used_stand_in_one_line_and_warnings_once(tmp_path):
@@ -260,7 +305,14 @@ def test_files_that_were_not_used_stand_in_one_line_and_warnings_once(tmp_path):
         session(), not_used=((Path("/d/a.nii"), why), (Path("/d/b.nii"), why)), notes=("no fieldmap",)
     )
     folder = Folder(tmp_path / "out", plan).quality({"warnings": ["no fieldmap"]})
+    folder._write(
+        "sub-01/ses-1/dwi/sub-01_ses-1_desc-image_qc.json", '{"warnings": ["no brain", "DWI: cut"]}'
+    )
     text = folder.page().text
+    # Warnings say which series they speak of.
+    assert "BOLD task-rest: no fieldmap" in text
+    assert "DWI: no brain" in text
+    assert "DWI: DWI" not in text
     assert "not used: a.nii, b.nii: not needed" in text
     assert text.count("no fieldmap") == 1
 
@@ -317,6 +369,16 @@ def test_what_is_missing_and_to_be_made_is_called_missing(tmp_path):
     assert text.split("Outcome")[1].split("no verdict")[0].count("missing") == 1
 
 
+def test_what_was_acquired_is_told_without_the_name_of_a_file(tmp_path):
+    dwi = Series(Modality.DWI, Path("/d/sub-01_dwi.nii.gz"), {}, {"sub": "01"}, n_volumes=65)
+    plan = replace(session(action=Action.SKIP, directions=()), dwi=dwi, t1w_session="2", t1w=Path("/d/t.nii"))
+    text = Folder(tmp_path / "out", plan).page().text
+    assert "65 volumes" in text
+    assert "sub-01_dwi.nii.gz" not in text
+    assert "from ses-2" in text
+    assert "not needed" in text.split("Outcome")[1]
+
+
 def test_a_figure_with_one_below_is_shown_with_a_slider(tmp_path):
     folder = Folder(tmp_path / "out", session()).synthetic()
     folder.figure("desc-registration_boldref.svg").figure("desc-registration+below_boldref.svg")
@@ -362,9 +424,19 @@ When creating this crashfile, the results file corresponding
 to the node could not be found."""
 
 
+PICTURE = """Node: pds_bids_wf.sub_01_ses_1_wf.register
+pds_bids.exceptions.QualityError: turned by 125 degrees; picture: /o/a.png
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(DIED, "BrokenProcessPool: a process was"), ("", "the crash file is empty"), ("odd\n", "odd")],
+    [
+        (DIED, "BrokenProcessPool: a process was"),
+        (PICTURE, "QualityError: turned by 125 degrees; picture: /o/a.png"),
+        ("", "the crash file is empty"),
+        ("odd\n", "odd"),
+    ],
 )
 def test_the_line_that_names_the_error_is_found(tmp_path, text, told):
     folder = Folder(tmp_path / "out", session()).crash(text=text)
@@ -372,8 +444,15 @@ def test_the_line_that_names_the_error_is_found(tmp_path, text, told):
     assert told in summary
 
 
+def test_the_summary_gives_the_reason_without_class_and_path(tmp_path):
+    text = Folder(tmp_path / "out", session()).crash(text=PICTURE).page().text
+    assert text.count("turned by 125 degrees") == 4  # in the list, the crash file, the summary, the session
+    assert text.count("/o/a.png") == text.count("QualityError") == 2
+
+
 def test_crash_of_an_earlier_run_is_history(tmp_path):
-    folder = Folder(tmp_path / "out", session()).synthetic().crash("20260101")
+    folder = Folder(tmp_path / "out", session()).synthetic().quality({"registration": PASSED})
+    folder.crash("20260101")
     folder.run("20260202", o__toml="a = 1")
     page = folder.page()
     assert not any(attributes.get("id") == "errors" for _, attributes in page.tags)
@@ -403,7 +482,7 @@ def test_dataset_without_sessions(tmp_path):
     stem.parent.mkdir()
     stem.touch()
     page = folder.page()
-    assert page.lights() == ["good", "good", "good"]
+    assert page.lights() == ["doubt", "doubt", "doubt"]
     assert "Session" not in [text.strip() for text in page.text.split("\n") if text.startswith("Session ")]
 
 
