@@ -1,11 +1,13 @@
 """A worker that dies is a failed node; the rest goes on and the run ends."""
 
+import gc
+
 import pytest
 from nipype import config
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
-from pds_bids.workflows.plugin import make_plugin
+from pds_bids.workflows.plugin import RobustMultiProc, make_plugin
 
 
 def die():
@@ -13,6 +15,13 @@ def die():
     import signal
 
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def doze(after):
+    from time import sleep
+
+    sleep(0.7)
+    return after
 
 
 def write(path):
@@ -55,3 +64,24 @@ def test_the_file_of_use_plugin_wins():
     assert plugin == "Linear"
     assert arguments["n_procs"] == 1
     assert arguments["memory_gb"] == 8
+
+
+def test_the_manager_sleeps_while_a_worker_works(tmp_path, monkeypatch):
+    looks = []
+    own = RobustMultiProc._check_resources
+    monkeypatch.setattr(
+        RobustMultiProc, "_check_resources", lambda self, tasks: looks.append(len(tasks)) or own(self, tasks)
+    )
+    config.set("execution", "poll_sleep_duration", "0.01")
+    workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
+    nodes = [
+        pe.Node(Function(function=doze, input_names=["after"], output_names=["out"]), name=f"n{k}")
+        for k in range(3)
+    ]
+    nodes[0].inputs.after = 0
+    workflow.connect([(one, other, [("out", "after")]) for one, other in zip(nodes, nodes[1:], strict=False)])
+    plugin, arguments = make_plugin(nprocs=2, memory_gb=1, n_gpu_procs=0, status_callback=None)
+    workflow.run(plugin=plugin, plugin_args=arguments)
+    # Nipype's own loop looks 200 times in two seconds.
+    assert 3 <= len(looks) < 30
+    assert gc.get_freeze_count() == 0
