@@ -383,6 +383,7 @@ class RunConfig:
     person_column: str = ""
     exclude_rejected: bool = False
     classifiers: tuple[Classifier, ...] = (
+        Classifier.LDA,
         Classifier.LOGISTIC,
         Classifier.SVM,
         Classifier.FOREST,

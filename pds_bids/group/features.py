@@ -7,9 +7,10 @@ import numpy as np
 from pds_bids.evaluation.schemes import Blocks, Origin
 from pds_bids.group.participants import Measured
 from pds_bids.group.people import People
+from pds_bids.group.signals import MIN_SERIES
 from pds_bids.modalities import Modality
 
-__all__ = ["acquired_parcels", "gather_blocks", "gather_voxels"]
+__all__ = ["acquired_courses", "acquired_parcels", "gather_blocks", "gather_voxels"]
 
 Table = dict[tuple[Modality, Origin], np.ndarray]
 
@@ -63,6 +64,49 @@ def acquired_parcels(measured: Sequence[Measured], contrast: str) -> np.ndarray:
     """Return ``(N, P)`` acquired parcel means of one contrast, nan for who lacks it."""
     width = len(next(own.means for person in measured for own in person.signals))
     return _column(measured, contrast, str(Origin.ACQUIRED), width)
+
+
+def acquired_courses(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
+    """Return what the course of the acquired BOLD signal says of each parcel.
+
+    Parameters
+    ----------
+    measured : sequence of Measured
+        Participants.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``(N, P)``: ``amplitude``, the logarithm of the standard deviation over the mean; ``connectivity``, the
+        mean Fisher z of the correlations with all other parcels. nan for who has no series of 20 segments or
+        more; empty when that is everybody. Means over runs.
+    """
+    width = len(next(own.means for person in measured for own in person.signals))
+    tables = {name: np.full((len(measured), width), np.nan) for name in ("amplitude", "connectivity")}
+    for place, person in enumerate(measured):
+        runs = [s for s in person.chosen(str(Modality.BOLD), str(Origin.ACQUIRED)) if len(s.series) >= MIN_SERIES]
+        for name, measure in (("amplitude", _amplitude), ("connectivity", _strength)):
+            if runs:
+                tables[name][place] = np.mean([measure(own.series) for own in runs], 0)
+    return {name: table for name, table in tables.items() if np.isfinite(table).any()}
+
+
+def _amplitude(series: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.log(series.std(0) / series.mean(0))
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _strength(series: np.ndarray) -> np.ndarray:
+    """Return the mean Fisher z of each column with the others that vary; nan for one that does not."""
+    varies = series.std(0) > 0
+    found = np.full(len(varies), np.nan)
+    if varies.sum() > 1:
+        matrix = np.corrcoef(series[:, varies].T)
+        np.fill_diagonal(matrix, 0)
+        # Parcels of one voxel may have the same course.
+        found[varies] = np.arctanh(matrix.clip(-0.999, 0.999)).sum(1) / (varies.sum() - 1)
+    return found
 
 
 def _any_synthetic(kinds: Mapping[str, set[str]]) -> bool:

@@ -47,6 +47,11 @@ class Question:
     n_procs: int = 1
     volume_mask: np.ndarray | None = None
 
+    @property
+    def main_classifier(self) -> Classifier | None:
+        """Classifier of the controls: the first of those that read parcels."""
+        return next((kind for kind in self.classifiers if not kind.reads_voxels), None)
+
 
 def result_row(
     scheme: Scheme,

@@ -3,7 +3,7 @@
 import gc
 import multiprocessing
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -51,6 +51,12 @@ class RobustMultiProc(MultiProcPlugin):
         if self.pending_tasks and self._n_finished() == before:
             futures = [self._task_obj[taskid] for taskid, _ in self.pending_tasks]
             wait(futures, timeout=LONGEST_WAIT_S, return_when=FIRST_COMPLETED)
+
+    def _sort_jobs(self, jobids: Sequence[int], scheduler: str | None = "tsort") -> Sequence[int]:
+        """Put the first sessions first: an interrupted run then has some complete, instead of none."""
+        if scheduler == "mem_thread":
+            return super()._sort_jobs(jobids, scheduler=scheduler)
+        return sorted(jobids, key=lambda job: (self.procs[job].fullname.split(".")[1:2], job))
 
     def _n_finished(self) -> int:
         return int(np.sum(self.proc_done & ~self.proc_pending))
