@@ -84,7 +84,7 @@ def permuted_labels(cohort: Cohort, question: Question) -> list[dict[str, Any]]:
                 "family": "permuted labels",
                 "scheme": scheme.name,
                 "classifier": str(kind),
-                "features": "parcels",
+                "features": question.features,
                 "train_input": describe_inputs(scheme.train, scheme.imputation),
                 "test_input": describe_inputs(scheme.test, scheme.imputation),
                 "n_train": true.n_train,

@@ -1,16 +1,17 @@
 """From the measurements of people to the features of classifiers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pds_bids.evaluation.schemes import Blocks, Origin
 from pds_bids.group.participants import Measured
 from pds_bids.group.people import People
-from pds_bids.group.signals import MIN_SERIES
+from pds_bids.group.signals import MIN_SERIES, Signals
 from pds_bids.modalities import Modality
 
-__all__ = ["acquired_courses", "acquired_parcels", "gather_blocks", "gather_voxels"]
+__all__ = ["acquired_courses", "acquired_parcels", "choose_parcels", "gather_blocks", "gather_voxels"]
 
 Table = dict[tuple[Modality, Origin], np.ndarray]
 
@@ -66,6 +67,32 @@ def acquired_parcels(measured: Sequence[Measured], contrast: str) -> np.ndarray:
     return _column(measured, contrast, str(Origin.ACQUIRED), width)
 
 
+def choose_parcels(measured: Sequence[Measured], places: Sequence[int]) -> list[Measured]:
+    """Return the measurements of some parcels alone.
+
+    Parameters
+    ----------
+    measured : sequence of Measured
+        Participants.
+    places : sequence of int
+        Columns to keep.
+    """
+    own = list(places)
+
+    def chosen(signals: Signals) -> Signals:
+        """Return some columns of everything."""
+        tissue = None if signals.tissue is None else signals.tissue[own]
+        return replace(
+            signals,
+            means=signals.means[own],
+            series=signals.series[:, own],
+            coverage=signals.coverage[own],
+            tissue=tissue,
+        )
+
+    return [replace(person, signals=tuple(map(chosen, person.signals))) for person in measured]
+
+
 def acquired_courses(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
     """Return what the course of the acquired BOLD signal says of each parcel.
 
@@ -84,7 +111,8 @@ def acquired_courses(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
     width = len(next(own.means for person in measured for own in person.signals))
     tables = {name: np.full((len(measured), width), np.nan) for name in ("amplitude", "connectivity")}
     for place, person in enumerate(measured):
-        runs = [s for s in person.chosen(str(Modality.BOLD), str(Origin.ACQUIRED)) if len(s.series) >= MIN_SERIES]
+        scans = person.chosen(str(Modality.BOLD), str(Origin.ACQUIRED))
+        runs = [own for own in scans if len(own.series) >= MIN_SERIES]
         for name, measure in (("amplitude", _amplitude), ("connectivity", _strength)):
             if runs:
                 tables[name][place] = np.mean([measure(own.series) for own in runs], 0)
@@ -117,7 +145,7 @@ def _column(measured: Sequence[Measured], contrast: str, origin: str, width: int
     """Return the mean over runs of each person's parcels, nan for nobody's."""
     rows = np.full((len(measured), width), np.nan)
     for place, person in enumerate(measured):
-        found = [own.means for own in person.chosen(contrast, origin)]
+        found = [own.features for own in person.chosen(contrast, origin)]
         if found:
             n = np.isfinite(found).sum(0)
             rows[place] = np.divide(np.nansum(found, 0), n, out=np.full(width, np.nan), where=n > 0)
