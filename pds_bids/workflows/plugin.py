@@ -56,7 +56,13 @@ class RobustMultiProc(MultiProcPlugin):
         """Put the first sessions first: an interrupted run then has some complete, instead of none."""
         if scheduler == "mem_thread":
             return super()._sort_jobs(jobids, scheduler=scheduler)
-        return sorted(jobids, key=lambda job: (self.procs[job].fullname.split(".")[1:2], job))
+
+        def turn(job: int) -> tuple[int, str, int]:
+            """Return what is sorted by: what all sessions wait for (the template) comes before them."""
+            names = self.procs[job].fullname.split(".")
+            return min(len(names), 3), names[1] if len(names) > 1 else "", job
+
+        return sorted(jobids, key=turn)
 
     def _n_finished(self) -> int:
         return int(np.sum(self.proc_done & ~self.proc_pending))
