@@ -9,9 +9,9 @@ __all__ = ["ShrunkenDiscriminant"]
 class ShrunkenDiscriminant(ClassifierMixin, BaseEstimator):
     """Tell classes apart by their means, in the metric of a shrunken covariance within classes.
 
-    What people of one class share in many features at once (overall brightness, tissue properties) has a large
-    variance and is weighted down; a penalty on the weights, as that of a logistic regression, is blind to
-    that. The covariance ``(1 - a) S + a m I``, m the mean of the diagonal of S, has its a from Ledoit
+    In what people of one class differ in many features at once (overall brightness, tissue properties), the
+    variance is large and the weight small; a penalty on the weights, as that of a logistic regression, is
+    blind to that. The covariance ``(1 - a) S + a m I``, m the mean of the diagonal of S, has its a from Ledoit
     and Wolf's formula, so that nothing is left to be chosen. Every class counts alike, however many people
     it has.
 

@@ -218,7 +218,9 @@ def _places(atlas: Atlas, regions: Sequence[str]) -> tuple[int, ...]:
     for name in regions:
         if not (found := {k for k, own in enumerate(atlas.names) if own.startswith(name)}):
             some = ", ".join(atlas.names[:8])
-            raise UsageError(f"--regions {name}: no parcel of {atlas.name} begins like this; it has {some}, ...")
+            raise UsageError(
+                f"--regions {name}: no parcel of {atlas.name} begins like this; it has {some}, ..."
+            )
         places |= found
     return tuple(sorted(places))
 

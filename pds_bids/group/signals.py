@@ -40,8 +40,8 @@ class Signals:
     digest : str
         Checksum of the voxels.
     tissue : ndarray or None
-        ``(P,)`` of FA and MD: means over the voxels that are not mostly fluid. How much fluid lies in a parcel
-        differs so much between people that it hides what their tissue is like.
+        ``(P,)`` of FA and MD: means over the voxels that are not mostly fluid. How much fluid lies in a
+        parcel differs so much between people that it hides what their tissue is like.
     """
 
     scan: Scan
@@ -88,9 +88,7 @@ def measure_scan(scan: Scan, atlas: Atlas, fluid: np.ndarray | None = None) -> S
     total = np.bincount(atlas.image.ravel(), minlength=size)[labels]
     inside = np.bincount(atlas.image[mask], minlength=size)[labels]
     coverage = np.divide(inside, total, out=np.zeros(len(labels)), where=total > 0)
-    tissue = (
-        None if fluid is None else parcel_means(image[..., None], atlas.image, mask & ~fluid, labels)[0]
-    )
+    tissue = None if fluid is None else parcel_means(image[..., None], atlas.image, mask & ~fluid, labels)[0]
     digest = hashlib.sha256(image.tobytes()).hexdigest()
     return Signals(
         scan, parcel_means(image[..., None], atlas.image, mask, labels)[0], series, coverage, digest, tissue

@@ -252,10 +252,10 @@ def test_fa_and_md_are_those_of_tissue_for_classifiers(tmp_path):
     for contrast in ("fa", "md"):
         (own,) = person.chosen(contrast, "acquired")
         data = nib.load(own.scan.image).get_fdata()
-        expected = [data[(ATLAS == k) & BRAIN & ~fluid].mean() for k in labels]
+        expected = [data[(k == ATLAS) & BRAIN & ~fluid].mean() for k in labels]
         assert own.features == pytest.approx(expected, rel=1e-5)
         # The table keeps the mean of the whole parcel.
-        assert own.means == pytest.approx([data[ATLAS == k].mean() for k in labels], rel=1e-5)
+        assert own.means == pytest.approx([data[k == ATLAS].mean() for k in labels], rel=1e-5)
     assert person.chosen("b0", "acquired")[0].tissue is None
 
 

@@ -1,6 +1,7 @@
 """A worker that dies is a failed node; the rest goes on and the run ends."""
 
 import gc
+from itertools import pairwise
 
 import pytest
 from nipype import config
@@ -79,7 +80,7 @@ def test_the_manager_sleeps_while_a_worker_works(tmp_path, monkeypatch):
         for k in range(3)
     ]
     nodes[0].inputs.after = 0
-    workflow.connect([(one, other, [("out", "after")]) for one, other in zip(nodes, nodes[1:], strict=False)])
+    workflow.connect([(one, other, [("out", "after")]) for one, other in pairwise(nodes)])
     plugin, arguments = make_plugin(nprocs=2, memory_gb=1, n_gpu_procs=0, status_callback=None)
     workflow.run(plugin=plugin, plugin_args=arguments)
     # Nipype's own loop looks 200 times in two seconds.
