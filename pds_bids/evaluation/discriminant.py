@@ -11,9 +11,9 @@ class ShrunkenDiscriminant(ClassifierMixin, BaseEstimator):
 
     In what people of one class differ in many features at once (overall brightness, tissue properties), the
     variance is large and the weight small; a penalty on the weights, as that of a logistic regression, is
-    blind to that. The covariance ``(1 - a) S + a m I``, m the mean of the diagonal of S, has its a from Ledoit
-    and Wolf's formula, so that nothing is left to be chosen. Every class counts alike, however many people
-    it has.
+    blind to that. The covariance ``(1 - a) S + a m I``, m the mean of the diagonal of S, has its a from
+    Ledoit and Wolf's formula, so that nothing is left to be chosen. Every class counts alike, however many
+    people it has.
 
     References
     ----------

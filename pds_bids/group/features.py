@@ -105,8 +105,8 @@ def acquired_courses(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
     -------
     dict of str to ndarray
         ``(N, P)``: ``amplitude``, the logarithm of the standard deviation over the mean; ``connectivity``,
-        the mean Fisher z of the correlations with all other parcels. nan for who has no series of 20 segments or
-        more; empty when that is everybody. Means over runs.
+        the mean Fisher z of the correlations with all other parcels. nan for who has no series of 20
+        segments or more; empty when that is everybody. Means over runs.
     """
     width = len(next(own.means for person in measured for own in person.signals))
     tables = {name: np.full((len(measured), width), np.nan) for name in ("amplitude", "connectivity")}
