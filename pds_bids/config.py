@@ -155,6 +155,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "covariates",
         "person_column",
         "exclude_rejected",
+        "regions",
         "classifiers",
         "n_folds",
         "permutations",
@@ -290,6 +291,8 @@ class RunConfig:
         Column that says who is the same person under several labels; empty for none.
     exclude_rejected : bool
         Leave out synthetic images that a reader has rejected.
+    regions : tuple of str
+        How the names of the parcels begin that tell diagnoses apart; empty for all parcels.
     classifiers : tuple of Classifier
         How diagnoses are told apart; empty for no diagnosis.
     n_folds : int
@@ -382,7 +385,9 @@ class RunConfig:
     covariates: tuple[str, ...] | None = None
     person_column: str = ""
     exclude_rejected: bool = False
+    regions: tuple[str, ...] = ()
     classifiers: tuple[Classifier, ...] = (
+        Classifier.LDA,
         Classifier.LOGISTIC,
         Classifier.SVM,
         Classifier.FOREST,

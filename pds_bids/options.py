@@ -30,6 +30,7 @@ class AnalysisLevel(StrEnum):
 class Classifier(StrEnum):
     """How the level ``group`` tells diagnoses apart."""
 
+    LDA = "lda"
     LOGISTIC = "logistic"
     SVM = "svm"
     FOREST = "forest"

@@ -80,6 +80,7 @@ OTHER = {
     "covariates": ("age",),
     "person_column": "person",
     "exclude_rejected": True,
+    "regions": ("Hippocampus",),
     "classifiers": ("svm", "cnn"),
     "n_folds": 4,
     "permutations": 9,

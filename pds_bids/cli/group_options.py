@@ -42,6 +42,13 @@ def add_group(group: argparse._ArgumentGroup) -> None:
         "flagged in any case",
     )
     group.add_argument(
+        "--regions",
+        nargs="+",
+        metavar="NAME",
+        help="look for the diagnosis in those parcels alone whose names begin like this, such as Hippocampus "
+        "Cingulate_Post; name them before you see results (default: all parcels)",
+    )
+    group.add_argument(
         "--classifiers",
         nargs="*",
         choices=[member.value for member in Classifier],

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from pds_bids.evaluation.discriminant import ShrunkenDiscriminant
 from pds_bids.evaluation.schemes import Imputation
 from pds_bids.options import Classifier
 
@@ -132,6 +133,8 @@ def _estimator(
 ) -> tuple[Any, dict[str, list[Any]]]:
     """Return an estimator and the settings to choose from."""
     state = seed % 2**32
+    if kind is Classifier.LDA:
+        return ShrunkenDiscriminant(), {}
     if kind is Classifier.LOGISTIC:
         model = LogisticRegression(class_weight="balanced", max_iter=2000)
         return model, {"C": [1e-3, 1e-2, 1e-1, 1.0]}

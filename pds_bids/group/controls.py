@@ -39,7 +39,8 @@ def cross_site(measured: Sequence[Measured], cohort: Cohort, question: Question)
     """Return classifiers that are trained on all sites but one and tested on that one."""
     sites = np.array([question.people.site_of(person.label) for person in measured])
     known = sorted(set(sites) - {""})
-    if len(known) < 2 or Classifier.LOGISTIC not in question.classifiers:
+    kind = question.main_classifier
+    if len(known) < 2 or kind is None:
         return []
     first = {person: place for place, person in reversed(list(enumerate(cohort.blocks.people)))}
     # One person scanned at two sites must not be on both sides: the first site counts.
@@ -50,32 +51,31 @@ def cross_site(measured: Sequence[Measured], cohort: Cohort, question: Question)
     across = Cohort(cohort.blocks, cohort.labels, folds, design)
     rows = []
     schemes = {s.name: s for s in default_schemes() if s.name in CHOSEN}
-    found = {n: predict(across, s, Classifier.LOGISTIC, seed=question.seed) for n, s in schemes.items()}
+    found = {n: predict(across, s, kind, seed=question.seed) for n, s in schemes.items()}
     singles = {s.test[0].modality: found[n] for n, s in schemes.items() if len(s.test) == 1}
     for name, scheme in schemes.items():
         beside = source_only(scheme, found[name], singles)
-        row = result_row(
-            scheme, found[name], Classifier.LOGISTIC, across, question, beside, family="cross-site"
-        )
+        row = result_row(scheme, found[name], kind, across, question, beside, family="cross-site")
         rows.append(row | {"scheme": f"{name}, each site by the others"})
     return rows
 
 
 def permuted_labels(cohort: Cohort, question: Question) -> list[dict[str, Any]]:
     """Return the accuracy with permuted labels, mean and interval over orders, and the p of the true ones."""
-    if not question.n_permutations or Classifier.LOGISTIC not in question.classifiers:
+    kind = question.main_classifier
+    if not question.n_permutations or kind is None:
         return []
     from joblib import Parallel, delayed  # late: half a second
 
     rows = []
     for scheme in (s for s in default_schemes() if s.name in CHOSEN):
         jobs = (
-            delayed(_permuted_accuracy)(cohort, scheme, question, order)
+            delayed(_permuted_accuracy)(cohort, scheme, kind, question, order)
             for order in range(question.n_permutations)
         )
         values = np.array(Parallel(n_jobs=question.n_procs)(jobs))
         values = values[np.isfinite(values)]
-        true = predict(cohort, scheme, Classifier.LOGISTIC, seed=question.seed)
+        true = predict(cohort, scheme, kind, seed=question.seed)
         if not len(values) or not true.people:
             continue
         low, high = np.quantile(values, [0.025, 0.975])
@@ -83,8 +83,8 @@ def permuted_labels(cohort: Cohort, question: Question) -> list[dict[str, Any]]:
             {
                 "family": "permuted labels",
                 "scheme": scheme.name,
-                "classifier": str(Classifier.LOGISTIC),
-                "features": "parcels",
+                "classifier": str(kind),
+                "features": question.features,
                 "train_input": describe_inputs(scheme.train, scheme.imputation),
                 "test_input": describe_inputs(scheme.test, scheme.imputation),
                 "n_train": true.n_train,
@@ -100,7 +100,9 @@ def permuted_labels(cohort: Cohort, question: Question) -> list[dict[str, Any]]:
     return rows
 
 
-def _permuted_accuracy(cohort: Cohort, scheme: Scheme, question: Question, order: int) -> float:
+def _permuted_accuracy(
+    cohort: Cohort, scheme: Scheme, kind: Classifier, question: Question, order: int
+) -> float:
     rng = np.random.default_rng(derive_seed(question.seed, "permutation", order))
     people = list(dict.fromkeys(cohort.blocks.people))
     label_of = dict(zip(cohort.blocks.people, cohort.labels.tolist(), strict=True))
@@ -110,5 +112,5 @@ def _permuted_accuracy(cohort: Cohort, scheme: Scheme, question: Question, order
     # New folds: those of the cohort balance the true diagnoses.
     folds = make_folds(cohort.blocks.people, labels, question.n_folds, question.seed)
     mixed = Cohort(cohort.blocks, labels, folds, cohort.covariates)
-    found = predict(mixed, scheme, Classifier.LOGISTIC, seed=question.seed)
+    found = predict(mixed, scheme, kind, seed=question.seed)
     return float(found.is_right.mean()) if found.people else float("nan")

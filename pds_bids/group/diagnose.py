@@ -13,7 +13,13 @@ from pds_bids.evaluation.schemes import Blocks, Input, Origin, Scheme, default_s
 from pds_bids.evaluation.statistics import holm
 from pds_bids.exceptions import DataError
 from pds_bids.group.controls import covariates_alone, cross_site, permuted_labels
-from pds_bids.group.features import acquired_parcels, gather_blocks, gather_voxels
+from pds_bids.group.features import (
+    acquired_courses,
+    acquired_parcels,
+    choose_parcels,
+    gather_blocks,
+    gather_voxels,
+)
 from pds_bids.group.participants import Measured
 from pds_bids.group.rows import Question, result_row
 from pds_bids.modalities import Modality
@@ -84,7 +90,11 @@ def diagnose(
     blocks, contrasts = gather_blocks(own, people)
     digests = [frozenset(s.digest for s in person.signals if not s.scan.is_synthetic) for person in own]
     acquired = np.concatenate([t for (_, o), t in blocks.tables.items() if o is Origin.ACQUIRED], 1)
+    # In all parcels, whichever are looked at.
     check_duplicates(blocks.people, acquired, digests=digests)
+    if question.parcels:
+        own = choose_parcels(own, question.parcels)
+        blocks, contrasts = gather_blocks(own, people)
     patterns = [
         "+".join(sorted({str(s.scan.modality) for s in person.signals if not s.scan.is_synthetic}))
         for person in own
@@ -158,11 +168,12 @@ def _single_contrasts(
 ) -> list[dict[str, Any]]:
     """Return classifiers of one acquired contrast each: many features beside the telling ones hide these."""
     _, contrasts = gather_blocks(measured, question.people, all_acquired=True)
+    courses = {f"bold {name}": table for name, table in acquired_courses(measured).items()}
     rows = []
     for modality, names in contrasts.items():
         parts = (Input(modality, Origin.ACQUIRED),)
-        for name in names if len(names) > 1 else ():
-            table = acquired_parcels(measured, name)
+        tables = {name: acquired_parcels(measured, name) for name in (names if len(names) > 1 else ())}
+        for name, table in (tables | (courses if modality is Modality.BOLD else {})).items():
             alone = replace(cohort, blocks=Blocks(cohort.blocks.people, {(modality, Origin.ACQUIRED): table}))
             scheme = Scheme(f"acquired {name} alone", parts, parts)
             found = predict(alone, scheme, kind, seed=question.seed)

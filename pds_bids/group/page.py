@@ -63,6 +63,9 @@ def write_page(output_dir: Path, results: "Results", config: RunConfig) -> Path:
     """
     drawn = {**_quality_figures(results), **_fidelity_figures(results)}
     drawn |= {**_profile_figures(results), **_diagnosis_figures(results, config.random_seed)}
+    for left in (output_dir / "figures").glob("group_*.png"):
+        # That of a classifier of an earlier run would look like this one's.
+        left.unlink()
     figures = {}
     for name, figure in drawn.items():
         path = save_figure(figure, output_dir / "figures" / f"group_{name}.png")

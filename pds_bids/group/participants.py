@@ -11,8 +11,8 @@ from pds_bids.exceptions import DataError
 from pds_bids.group.atlas import Atlas
 from pds_bids.group.compare import Comparison, compare_scans
 from pds_bids.group.images import Scan, find_scans, load
-from pds_bids.group.signals import Signals, measure_scan, write_tables
-from pds_bids.modalities import Modality
+from pds_bids.group.signals import FLUID_MD_MM2_S, Signals, measure_scan, write_tables
+from pds_bids.modalities import Contrast, Modality
 from pds_bids.template import Template
 
 __all__ = ["Measured", "Reading", "coarse_mask", "measure_participants"]
@@ -128,9 +128,13 @@ def coarse_mask(template: Template) -> np.ndarray:
 def _measure(label: str, reading: Reading) -> Measured:
     scans, problems = find_scans(reading.output_dir, label)
     signals: list[Signals] = []
+    diffusivity = {_series_of(scan): scan.image for scan in scans if scan.contrast == Contrast.MD}
     for scan in scans:
         try:
-            signals.append(measure_scan(scan, reading.atlas))
+            fluid = None
+            if scan.contrast in (Contrast.FA, Contrast.MD) and _series_of(scan) in diffusivity:
+                fluid = load(diffusivity[_series_of(scan)]) > FLUID_MD_MM2_S
+            signals.append(measure_scan(scan, reading.atlas, fluid))
         except DataError as error:
             problems.append(str(error))
     write_tables(reading.output_dir, signals, reading.atlas)
@@ -153,6 +157,11 @@ def _measure(label: str, reading: Reading) -> Measured:
     for problem in problems:
         LOGGER.warning("sub-%s: %s", label, problem)
     return Measured(label, session, tuple(signals), tuple(comparisons), volumes, tuple(problems))
+
+
+def _series_of(scan: Scan) -> tuple[bool, tuple[tuple[str, str], ...]]:
+    """Return what images of one series, or one synthesis, have in common."""
+    return scan.is_synthetic, tuple(sorted(scan.entities.items()))
 
 
 def _fullest_session(scans: Sequence[Scan]) -> str:

@@ -37,6 +37,8 @@ class Question:
         Classifiers at a time.
     volume_mask : ndarray, optional
         Where coarse voxels lie.
+    parcels : tuple of int
+        Columns of the parcels that are looked at; empty for all.
     """
 
     people: People
@@ -46,6 +48,17 @@ class Question:
     seed: int = 0
     n_procs: int = 1
     volume_mask: np.ndarray | None = None
+    parcels: tuple[int, ...] = ()
+
+    @property
+    def features(self) -> str:
+        """What classifiers of parcels read, for the table."""
+        return f"{len(self.parcels)} parcels" if self.parcels else "parcels"
+
+    @property
+    def main_classifier(self) -> Classifier | None:
+        """Classifier of the controls: the first of those that read parcels."""
+        return next((kind for kind in self.classifiers if not kind.reads_voxels), None)
 
 
 def result_row(
@@ -65,7 +78,7 @@ def result_row(
         "scheme": scheme.name,
         "paper_scheme": scheme.paper or None,
         "classifier": str(kind),
-        "features": "voxels" if kind.reads_voxels else "parcels",
+        "features": "voxels" if kind.reads_voxels else question.features,
         "train_input": describe_inputs(scheme.train, scheme.imputation),
         "test_input": describe_inputs(scheme.test, scheme.imputation),
         **{f"n_test_{k}": found.inputs.count(k) for k in ("acquired", "synthetic", "mixed")},

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pds_bids.bids.dataset import check_output_dir
 from pds_bids.config import RunConfig
-from pds_bids.exceptions import DataError, LeakageError, WeightsError
+from pds_bids.exceptions import DataError, LeakageError, UsageError, WeightsError
 from pds_bids.group.atlas import Atlas, load_atlas
 from pds_bids.group.diagnose import Diagnosis, diagnose
 from pds_bids.group.fidelity import Pairs, fidelity_table, pair_up
@@ -95,7 +95,7 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     NothingSelectedError
         If the output folder holds nobody.
     UsageError
-        If it holds another dataset, or a column that was named is not there.
+        If it holds another dataset, or a column or parcel that was named is not there.
     DataError
         If a rating cannot be read.
     TemplateError
@@ -117,6 +117,7 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     write_group_table(out, "group_synthetic", gathered.synthetic)
     template = load_template(get_template(config.work_dir), MODEL_GRID)
     atlas = load_atlas(config.atlas, template)
+    parcels = _places(atlas, config.regions)
     write_atlas_files(out, atlas)
     measured = _measure(config, gathered, template, atlas, tell)
     usable = exclude(measured, excluded)
@@ -124,7 +125,8 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     tell("fidelity")
     fidelity = fidelity_table(pairs, gathered.fidelity, people, atlas, seed=config.random_seed)
     write_group_table(out, "group_fidelity", fidelity)
-    diagnosis, refusal, is_leaking = _diagnose(config, usable, people, template, tell)
+    question = _question(config, people, template, parcels)
+    diagnosis, refusal, is_leaking = _diagnose(question, usable, config.group_column, tell)
     if diagnosis is not None:
         write_group_table(out, "group_diagnosis", diagnosis.table)
     else:
@@ -210,19 +212,21 @@ def _data_range(config: RunConfig) -> dict[str, float]:
     return {name: value * units.get(name, 1.0) for name, value in ranges.items()}
 
 
-def _diagnose(
-    config: RunConfig,
-    measured: Sequence[Measured],
-    people: People,
-    template: Template,
-    tell: Callable[[str], None],
-) -> tuple[Diagnosis | None, str, bool]:
-    """Return the diagnosis, or why there is none."""
-    if not people.group_column:
-        return None, f"participants.tsv has no column {config.group_column} (--group-column)", False
-    if not config.classifiers:
-        return None, "no classifier was asked for (--classifiers)", False
-    question = Question(
+def _places(atlas: Atlas, regions: Sequence[str]) -> tuple[int, ...]:
+    """Return the columns of the parcels that are named by how they begin; none for all."""
+    places: set[int] = set()
+    for name in regions:
+        if not (found := {k for k, own in enumerate(atlas.names) if own.startswith(name)}):
+            some = ", ".join(atlas.names[:8])
+            raise UsageError(
+                f"--regions {name}: no parcel of {atlas.name} begins like this; it has {some}, ..."
+            )
+        places |= found
+    return tuple(sorted(places))
+
+
+def _question(config: RunConfig, people: People, template: Template, parcels: tuple[int, ...]) -> Question:
+    return Question(
         people,
         config.classifiers,
         n_folds=config.n_folds,
@@ -230,7 +234,18 @@ def _diagnose(
         seed=config.random_seed,
         n_procs=config.nprocs,
         volume_mask=coarse_mask(template),
+        parcels=parcels,
     )
+
+
+def _diagnose(
+    question: Question, measured: Sequence[Measured], group_column: str, tell: Callable[[str], None]
+) -> tuple[Diagnosis | None, str, bool]:
+    """Return the diagnosis, or why there is none."""
+    if not question.people.group_column:
+        return None, f"participants.tsv has no column {group_column} (--group-column)", False
+    if not question.classifiers:
+        return None, "no classifier was asked for (--classifiers)", False
     try:
         return diagnose(measured, question, tell), "", False
     except LeakageError as error:

@@ -15,10 +15,12 @@ from pds_bids.group.images import Scan, load
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.modalities import Modality
 
-__all__ = ["MIN_SERIES", "Signals", "measure_scan", "table_sidecar", "write_tables"]
+__all__ = ["FLUID_MD_MM2_S", "MIN_SERIES", "Signals", "measure_scan", "table_sidecar", "write_tables"]
 
 #: Volumes that a series needs for correlations; fewer say nothing about coupling.
 MIN_SERIES = 20
+#: Above this mean diffusivity a voxel is mostly fluid: tissue has 0.7 to 1.0, fluid 3.0e-3 mm^2/s.
+FLUID_MD_MM2_S = 1.5e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,9 @@ class Signals:
         ``(P,)`` share of the voxels of a parcel that the brain mask holds.
     digest : str
         Checksum of the voxels.
+    tissue : ndarray or None
+        ``(P,)`` of FA and MD: means over the voxels that are not mostly fluid. How much fluid lies in a
+        parcel differs so much between people that it hides what their tissue is like.
     """
 
     scan: Scan
@@ -44,9 +49,15 @@ class Signals:
     series: np.ndarray
     coverage: np.ndarray
     digest: str = field(default="")
+    tissue: np.ndarray | None = None
+
+    @property
+    def features(self) -> np.ndarray:
+        """``(P,)`` for classifiers: of tissue where that was measured."""
+        return self.means if self.tissue is None else self.tissue
 
 
-def measure_scan(scan: Scan, atlas: Atlas) -> Signals:
+def measure_scan(scan: Scan, atlas: Atlas, fluid: np.ndarray | None = None) -> Signals:
     """Average a scan over the parcels inside its mask.
 
     Parameters
@@ -55,6 +66,8 @@ def measure_scan(scan: Scan, atlas: Atlas) -> Signals:
         On the grid of the template.
     atlas : Atlas
         On the same grid.
+    fluid : ndarray, optional
+        ``(X, Y, Z)`` bool, voxels to leave out of `Signals.tissue`.
 
     Returns
     -------
@@ -75,9 +88,10 @@ def measure_scan(scan: Scan, atlas: Atlas) -> Signals:
     total = np.bincount(atlas.image.ravel(), minlength=size)[labels]
     inside = np.bincount(atlas.image[mask], minlength=size)[labels]
     coverage = np.divide(inside, total, out=np.zeros(len(labels)), where=total > 0)
+    tissue = None if fluid is None else parcel_means(image[..., None], atlas.image, mask & ~fluid, labels)[0]
     digest = hashlib.sha256(image.tobytes()).hexdigest()
     return Signals(
-        scan, parcel_means(image[..., None], atlas.image, mask, labels)[0], series, coverage, digest
+        scan, parcel_means(image[..., None], atlas.image, mask, labels)[0], series, coverage, digest, tissue
     )
 
 

@@ -95,6 +95,7 @@ OPTIONS = [
     ("--covariates", "covariates", ()),
     ("--person-column person", "person_column", "person"),
     ("--exclude-rejected", "exclude_rejected", True),
+    ("--regions Hippocampus Angular", "regions", ("Hippocampus", "Angular")),
     ("--classifiers svm cnn", "classifiers", (Classifier.SVM, Classifier.CNN)),
     ("--n-folds 4", "n_folds", 4),
     ("--permutations 9", "permutations", 9),

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.metrics import f1_score, roc_auc_score
 
 from pds_bids.evaluation.classification import area_under_curve, measure
 from pds_bids.evaluation.classifiers import RegressOut, fit_nested
 from pds_bids.evaluation.diagnosis import Cohort, Prediction, make_folds, predict, source_only
+from pds_bids.evaluation.discriminant import ShrunkenDiscriminant, ledoit_wolf
 from pds_bids.evaluation.schemes import Blocks, Imputation, Input, Origin, Scheme, default_schemes
 from pds_bids.evaluation.statistics import exact_interval, mcnemar_p
 from pds_bids.exceptions import DataError, LeakageError
@@ -43,7 +46,7 @@ def _cohort(effect, seed=0, covariates=None, **more):
     return Cohort(blocks, labels, folds, np.zeros((N, 0)) if covariates is None else covariates)
 
 
-@pytest.mark.parametrize("kind", [Classifier.LOGISTIC, Classifier.SVM, Classifier.FOREST])
+@pytest.mark.parametrize("kind", [Classifier.LDA, Classifier.LOGISTIC, Classifier.SVM, Classifier.FOREST])
 def test_a_planted_effect_is_found(kind):
     cohort = _cohort(2.0, lacking=False)
     found = predict(cohort, SCHEMES["acquired both"], kind, seed=1)
@@ -230,3 +233,37 @@ def test_schemes_cover_the_paper_and_its_critics():
     assert {"acquired bold", "acquired dwi", "missing modality by nearest neighbours"} <= names
     parts = (Input(BOLD, ACQUIRED),)
     assert not Scheme("x", parts, parts).has_synthetic
+
+
+def test_the_discriminant_is_that_of_the_dense_shrunken_covariance():
+    rng = np.random.default_rng(3)
+    y = np.repeat(["a", "b", "c"], [7, 11, 5])
+    rows = rng.normal(size=(23, 40)) @ rng.normal(size=(40, 40)) + 2.0 * (y == "b")[:, None]
+    means = np.stack([rows[y == name].mean(0) for name in "abc"])
+    residuals = rows - means[np.searchsorted(["a", "b", "c"], y)]
+    covariance, shrinkage = sklearn_ledoit_wolf(residuals, assume_centered=True)
+    assert ledoit_wolf(residuals)[0] == pytest.approx(shrinkage)
+    new = rng.normal(size=(9, 40))
+    weights = np.linalg.solve(covariance, means.T)
+    margins = new @ weights - 0.5 * np.einsum("kf,fk->k", means, weights)
+    model = ShrunkenDiscriminant().fit(rows, y)
+    assert model.predict_proba(new) == pytest.approx(softmax(margins, 1))
+    assert model.predict(new).tolist() == np.array(["a", "b", "c"])[margins.argmax(1)].tolist()
+
+
+def test_the_discriminant_weighs_down_what_people_share_in_all_features():
+    # Sixty people, a strong variation common to all features, a weak effect in a tenth of them.
+    rng = np.random.default_rng(8)
+    labels = np.repeat(["NC", "MCI", "AD"], 20)
+    severity = np.repeat([0.0, 0.5, 1.0], 20)[:, None]
+    rows = rng.normal(size=(60, 200)) + 4 * rng.normal(size=(60, 1)) * rng.normal(size=200)
+    rows[:, :20] += 1.5 * severity
+    people = tuple(map(str, range(60)))
+    folds = make_folds(people, labels, 5, 0)
+    cohort = Cohort(Blocks(people, {(BOLD, ACQUIRED): rows}), labels, folds, np.zeros((60, 0)))
+    lda, logistic = (
+        predict(cohort, SCHEMES["acquired bold"], kind, seed=0).is_right.mean()
+        for kind in (Classifier.LDA, Classifier.LOGISTIC)
+    )
+    assert lda > logistic
+    assert exact_interval(round(60 * lda), 60).low > 1 / 3

@@ -14,9 +14,10 @@ from group_tree import ATLAS, BRAIN, atlas, template, write_dataset, write_outpu
 from nilearn.maskers import NiftiLabelsMasker
 
 from pds_bids.config import RunConfig
+from pds_bids.evaluation.schemes import Origin
 from pds_bids.exceptions import LeakageError, NothingSelectedError, UsageError
 from pds_bids.group.diagnose import diagnose
-from pds_bids.group.features import gather_blocks
+from pds_bids.group.features import acquired_courses, gather_blocks
 from pds_bids.group.fidelity import fidelity_table, pair_up
 from pds_bids.group.gather import OUTLIER_Z, flag_outliers, gather, robust_z
 from pds_bids.group.images import find_scans
@@ -24,6 +25,7 @@ from pds_bids.group.participants import Reading, measure_participants
 from pds_bids.group.people import People, read_people
 from pds_bids.group.ratings import exclude, exclusions
 from pds_bids.group.rows import Question
+from pds_bids.group.run import _places
 from pds_bids.group.signals import MIN_SERIES
 from pds_bids.group.tables import write_atlas_files, write_group_table
 from pds_bids.modalities import Modality
@@ -234,3 +236,50 @@ def test_the_options_survive_the_file(tmp_path):
     )  # fmt: skip
     assert RunConfig.from_toml(config.to_toml()) == config
     assert config.classifiers == (Classifier.CNN,)
+
+
+def test_fa_and_md_are_those_of_tissue_for_classifiers(tmp_path):
+    out = tmp_path / "out"
+    write_outputs(out, ["01"], lacks=("none",))
+    path = next((out / "sub-01").rglob("*space-*param-md_dwimap.nii.gz"))
+    image = nib.load(path)
+    md = image.get_fdata(dtype=np.float32)
+    fluid = BRAIN & (np.indices(BRAIN.shape).sum(0) % 3 == 0)
+    md[fluid] = 3e-3
+    nib.Nifti1Image(md, image.affine, image.header).to_filename(path)
+    (person,) = measure_participants(["01"], Reading(out, atlas(), template(), RANGES))
+    labels = sorted(atlas().labels)
+    for contrast in ("fa", "md"):
+        (own,) = person.chosen(contrast, "acquired")
+        data = nib.load(own.scan.image).get_fdata()
+        expected = [data[(k == ATLAS) & BRAIN & ~fluid].mean() for k in labels]
+        assert own.features == pytest.approx(expected, rel=1e-5)
+        # The table keeps the mean of the whole parcel.
+        assert own.means == pytest.approx([data[k == ATLAS].mean() for k in labels], rel=1e-5)
+    assert person.chosen("b0", "acquired")[0].tissue is None
+
+
+def test_courses_of_acquired_bold_alone(tmp_path):
+    out = tmp_path / "out"
+    write_person(out, "01", 3, n_segments=MIN_SERIES)
+    write_person(out, "02", 4, n_segments=MIN_SERIES - 1)
+    found = measure_participants(["01", "02"], Reading(out, atlas(), template(), RANGES))
+    courses = acquired_courses(found)
+    series = found[0].chosen("bold", "acquired")[0].series
+    assert courses["amplitude"][0] == pytest.approx(np.log(series.std(0) / series.mean(0)))
+    z = np.arctanh(np.corrcoef(series.T) - np.eye(series.shape[1]))
+    assert courses["connectivity"][0] == pytest.approx(z.sum(0) / (len(z) - 1))
+    assert np.isnan(courses["amplitude"][1]).all()
+    assert acquired_courses(found[1:]) == {}
+
+
+def test_only_the_named_parcels_are_looked_at(measured, people):
+    question = Question(people, (Classifier.LDA,), n_folds=3, n_permutations=0, parcels=(2, 3, 8))
+    found = diagnose(measured, question)
+    assert found.blocks.tables[Modality.BOLD, Origin.ACQUIRED].shape == (18, 3)
+    assert set(found.table.loc[found.table["family"] == "scheme", "features"]) == {"3 parcels"}
+    names = atlas().names
+    places = _places(atlas(), ["place03", "place1"])
+    assert [names[k] for k in places] == [n for n in names if n == "place03" or n.startswith("place1")]
+    with pytest.raises(UsageError, match="--regions Hippo: no parcel of cubes begins like this"):
+        _places(atlas(), ["Hippo"])
