@@ -35,13 +35,12 @@ _LONG = 0.09
 _LATENT_SPACINGS_MM, _LATENT_SD = (24.0, 5.0), (0.7, 0.4)
 # Radius of the spinal cord and of its canal; the way down is a little backwards.
 _CORD_MM, _CANAL_MM, _CORD_TILT = 5.0, 9.0, 0.15
-# Vessels of the surface are little wider than the points of this lattice are apart.
+# Vessels of the surface are about as wide as the points of this lattice are apart.
 _VESSEL_GRID = Grid(
     (101, 121, 101), np.array([[2.0, 0, 0, -100], [0, 2.0, 0, -136], [0, 0, 2.0, -82], [0, 0, 0, 1]])
 )
-# Threads lie where two smooth fields are near zero at once: spacing of their control points, and the width in
-# units of the fields, which gives vessels a fifth of the volume. No more than the last of the fluid is blood.
-_THREAD_MM, _THREAD_WIDTH, _MOST_VESSEL = 4.0, 0.5, 0.9
+# Mean and spread of their share of the fluid around the brain, cut at 0 and at the last.
+_VESSEL_SHARE, _VESSEL_SD, _MOST_VESSEL = 0.05, 0.5, 0.9
 # Units of iron that dephase cortex as a vein does; their mean is in T2* of cortex already.
 _VENOUS_IRON = 20.0
 # A displacement is doubled so often: the first step is a thirty-second of a few mm.
@@ -316,13 +315,12 @@ def _add_vessels(
 
     Blood of veins has a short T2* and T2, that of arteries leaves before the echo: both are dark, as
     `Tissue.SOFT` is. Deoxygenated blood also dephases the tissue around a vein, as iron does. Together they
-    make the grain of cortex and sulci that images of real heads have and label maps do not. Vessels are
-    threads, which go on over several slices.
+    make the grain of cortex and sulci that images of real heads have and label maps do not.
     """
-    one, other = random_field(rng, _VESSEL_GRID.shape, _VESSEL_GRID.zooms, _THREAD_MM, 2)
-    threads = np.exp(-(one**2 + other**2) / (2 * _THREAD_WIDTH**2))[..., None]
-    mean = threads.mean()
-    share = gather(threads, apply_affine(_VESSEL_GRID.ras2vox, points))[:, 0]
+    share = rng.standard_normal((*_VESSEL_GRID.shape, 1), dtype=np.float32)
+    share = np.clip(_VESSEL_SHARE + _VESSEL_SD * share, 0, _MOST_VESSEL)
+    mean = share.mean()
+    share = gather(share, apply_affine(_VESSEL_GRID.ras2vox, points))[:, 0]
     latents[:, 1 + Latent.IRON] += amount * _VENOUS_IRON * (share - mean) * fractions[:, Tissue.CORTEX]
     blood = np.minimum(amount * share, _MOST_VESSEL) * fractions[:, Tissue.CSF]
     fractions[:, Tissue.CSF] -= blood

@@ -78,8 +78,8 @@ def test_known_distortion_is_undone_with_the_true_field(scanned, epi_grid, direc
         np.abs(x - truth.mean)[brain] / truth.mean[brain].mean() for x in (series[..., 0], fixed)
     )
     assert np.percentile(before, 99) > 0.05
-    # Interpolation between voxels of 5 mm cannot follow vessels, which are threads of 4 mm.
-    assert np.percentile(after, 99) < (0.04 if coil == 1 else 0.02)
+    # Interpolation between voxels of 5 mm cannot follow grain.
+    assert np.percentile(after, 99) < (0.03 if coil == 1 else 0.02)
     wrong = undistorted(series[..., 0], epi_grid, -truth.field_hz, epi.encoding)
     assert np.abs(wrong - truth.mean)[brain].mean() > 1.5 * np.abs(series[..., 0] - truth.mean)[brain].mean()
 

@@ -11,7 +11,7 @@ from pds_bids.phantom.disease import healthy_effects
 from pds_bids.phantom.fields import random_displacement
 from pds_bids.phantom.parcels import parcellate
 from pds_bids.phantom.person import _pose, draw_person, flow, scan
-from pds_bids.phantom.sampling import AnatomySampler, gather
+from pds_bids.phantom.sampling import gather
 from pds_bids.phantom.tissue import BRAIN, Tissue
 
 COARSE = Grid((33, 39, 33), np.array([[6.0, 0, 0, -97], [0, 6.0, 0, -133], [0, 0, 6.0, -79], [0, 0, 0, 1]]))
@@ -45,12 +45,6 @@ def upright(person):
     """Put a person straight into template space, undeformed; without vessels, which take from all fluid."""
     still = {"scanner2template": np.eye(4), "warp_mm": person.warp_mm * 0, "mirrored": False}
     return replace(person, vessels=0.0, **still)
-
-
-def sampler_of(anatomy):
-    grid = anatomy.grid
-    corner = apply_affine(grid.vox2ras, np.array(grid.shape) - 1.0)
-    return AnatomySampler(anatomy, grid.vox2ras[:3, 3], corner)
 
 
 def volume(person, *tissues):
@@ -209,24 +203,6 @@ def test_vessels_darken_fluid_and_never_take_more_than_there_is(anatomy):
     change = (seen.latents - plain.latents)[:, 1]
     assert abs(change.mean()) < 0.2 * change.std()
     assert (change[plain.fractions[:, Tissue.CORTEX] == 0] == 0).all()
-
-
-def test_vessels_go_on_over_several_voxels(anatomy):
-    person = replace(upright(draw_person(np.random.default_rng(1), anatomy)), vessels=1.0)
-    fluid = replace(anatomy, fractions=np.where(np.arange(16) == Tissue.CSF, 255, 0 * anatomy.fractions))
-    seen = scan(
-        np.random.default_rng(0), replace(person, sampler=sampler_of(fluid), sharpness=0.0), ANATOMY_GRID
-    )
-    blood = (1 - seen.share(Tissue.CSF)[20:70, 20:80, 20:70]) > 0.5
-    beside = ndimage.generate_binary_structure(3, 1).astype(int)
-
-    def neighbours(vessel):
-        return (ndimage.convolve(vessel.astype(int), beside)[vessel] - 1).mean()
-
-    scattered = np.random.default_rng(0).permutation(blood.ravel()).reshape(blood.shape)
-    # A point within a thread has one before and one behind it; points that were strewn have fewer.
-    assert 0.05 < blood.mean() < 0.25
-    assert neighbours(blood) > 2 > 1.5 > neighbours(scattered)
 
 
 def test_heads_are_short_or_long_but_no_smaller_for_it():
