@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n-train", type=int, default=N_TRAIN, help="people, of 11 heads, if reduced")
     parser.add_argument("--n-test", type=int, default=24, help="people, of 6 heads")
     parser.add_argument(
-        "--n-validation", type=int, default=12, help="people to calibrate on, of 3 other heads"
+        "--n-validation", type=int, default=24, help="people to calibrate on, of 3 other heads"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--size", default="reduced", choices=[str(size) for size in ModelSize])

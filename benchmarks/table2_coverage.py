@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the training")
     parser.add_argument("--n-train", type=int, default=N_TRAIN)
     parser.add_argument("--n-test", type=int, default=24)
-    parser.add_argument("--n-validation", type=int, default=12)
+    parser.add_argument("--n-validation", type=int, default=24)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     people = table_people(
