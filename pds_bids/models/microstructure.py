@@ -200,6 +200,7 @@ class _Autoencoder(nn.Module):
         self.out = nn.Conv2d(DECODED_WIDTHS[0], 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the images as decoded from their features, same shape."""
         hidden, found = images, []
         for index, layer in enumerate(self.features):
             hidden = layer(hidden)

@@ -217,6 +217,7 @@ def markdown_to_html(text: str, bibliography: Mapping[str, Mapping[str, str]]) -
 
 def _inline(text: str, bibliography: Mapping[str, Mapping[str, str]], cited: list[str]) -> str:
     def cite(found: re.Match[str]) -> str:
+        """Return links for one bracket of keys; the text itself if a key is unknown."""
         links = []
         for key in re.findall(r"@(\w+)", found.group(1)):
             if key not in bibliography:

@@ -192,6 +192,7 @@ def save_series(
     atlas_json = {"Description": PARCEL_TEXT, "Atlas": atlas}
 
     def image(key: str, *, in_template: bool) -> dict[str, Any]:
+        """Return the sidecar of one image of the series."""
         return acquired_sidecar(
             key,
             raws,
