@@ -29,7 +29,7 @@ __all__ = ["ANATOMY_GRID", "Anatomy", "build_anatomies"]
 
 _LOGGER = logging.getLogger("pds_bids.phantom")
 # Part of the name of every cached file: raise it when what is cached changes.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 ANATOMY_GRID = Grid(
     (97, 115, 97),
@@ -204,7 +204,8 @@ def _from_labels(path: Path, template: "Template", deformable: bool) -> Anatomy:
     template2native, residual_mm = register_to_template(
         t1w, ANATOMY_GRID, labelmap.paint_t1w(labels), vox2ras, deformable
     )
-    fractions = labelmap.fractions_from_labels(labels, vox2ras, ANATOMY_GRID, template2native)
+    opened = labelmap.open_sulci(labels, nib.affines.voxel_sizes(vox2ras))
+    fractions = labelmap.fractions_from_labels(opened, vox2ras, ANATOMY_GRID, template2native)
     return _with_field(path.name.removesuffix(".nii.gz"), fractions, residual_mm)
 
 
@@ -215,10 +216,12 @@ def _from_template(template: "Template") -> Anatomy:
 
 
 def _drained(fractions: np.ndarray) -> np.ndarray:
-    """Turn fluid outside the folds of the brain into bone: meninges and vessels make it dark in EPI."""
+    """Turn fluid well outside the folds of the brain into bone: meninges and sinuses are dark in EPI."""
     solid = fractions[..., [*GREY, *WHITE, Tissue.VENTRICLE]].sum(-1, dtype=np.uint16) > 127
     closed = ndimage.binary_closing(np.pad(solid, 4), iterations=3)[4:-4, 4:-4, 4:-4]
-    inside = ndimage.gaussian_filter(ndimage.binary_fill_holes(closed).astype(np.float32), 0.8)
+    # Some 2 mm of the subarachnoid space are left, as in the template's own maps.
+    hull = ndimage.binary_dilation(ndimage.binary_fill_holes(closed))
+    inside = ndimage.gaussian_filter(hull.astype(np.float32), 0.8)
     outer = (fractions[..., Tissue.CSF] * np.clip(1 - 1.6 * inside, 0, 1)).astype(np.uint8)
     drained = fractions.copy()
     drained[..., Tissue.CSF] -= outer

@@ -103,7 +103,7 @@ class MprageProtocol:
     field_t: float = 3.0
 
 
-CANONICAL_BOLD = BoldProtocol()
+CANONICAL_BOLD = BoldProtocol(inflow=0.8)
 CANONICAL_DWI = DwiProtocol()
 
 

@@ -28,7 +28,16 @@ from pds_bids.phantom.pair import (
 )
 from pds_bids.phantom.patients import Patient, Patients, draw_patient_traits, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.tissue import FLUID, LATENTS, PROPERTIES, Latent, Tissue, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import (
+    FLUID,
+    LATENTS,
+    N_TISSUES,
+    PROPERTIES,
+    Latent,
+    Tissue,
+    TissueProperties,
+    draw_tissue,
+)
 from pds_bids.seeds import derive_seed
 
 __all__ = [
@@ -228,7 +237,7 @@ class PairStream:
         points = self._points @ self._on_device((linear @ mirror).T) + self._on_device(shift)
         for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
             points += sd_mm * self._field(rng, spacing_mm, 3).T
-        atrophy, registered, thinning = rng.beta(1.2, 2.0), rng.uniform(0.3, 1.0), rng.uniform(-0.35, 0.1)
+        atrophy, registered, thinning = rng.beta(1.2, 2.0), rng.uniform(0.3, 1.0), rng.uniform(-0.2, 0.3)
         patient = None
         if self._rng(index, "patient").random() < self.patients:
             seed = self._patient_seed(index)
@@ -270,15 +279,16 @@ class PairStream:
         Source, acquired part of the target, then FA and MD times the share of the voxel that is not air.
         """
         bold, *dwi = contrast.signals(plan.bold, plan.dwi)
-        flowing = np.ones((len(tissue.base), len(PROPERTIES)))
-        flowing[list(FLUID), PROPERTIES.index("t1_ms")] = plan.inflow
+        canonical_bold, *canonical_dwi = contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI)
+        flowing, canonical_flow = (_flow(inflow) for inflow in (plan.inflow, contrast.CANONICAL_BOLD.inflow))
         t1w = partial(contrast.t1w_signal, protocol=plan.t1w)
         fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
         signals: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
             lambda p: bold(p * flowing),
             *dwi,
             t1w,
-            *contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI),
+            lambda p: canonical_bold(p * canonical_flow),
+            *canonical_dwi,
             lambda p: p[..., fa],
             lambda p: p[..., md],
         )
@@ -316,8 +326,8 @@ class PairStream:
         too, for registration is not perfect.
         """
         rng = self._rng(index, "mask")
-        share, wobble = rng.uniform(0.4, 1.0), self._field(rng, 15.0, 1)[0]
-        level, depth_mm, slope = rng.uniform(0.4, 0.6), rng.uniform(0, 40), np.tan(rng.normal(0, 0.15))
+        share, wobble = rng.uniform(0.7, 1.0), self._field(rng, 15.0, 1)[0]
+        level, depth_mm, slope = rng.uniform(0.35, 0.55), rng.uniform(0, 40), np.tan(rng.normal(0, 0.15))
         mask = share * self._template_mask + (1 - share) * brain + 0.05 * wobble > level
         if rng.random() < 0.6:
             _, y, z = self._points.unbind(1)
@@ -327,7 +337,7 @@ class PairStream:
     def _bright(self, index: int, source: Tensor, mask: Tensor) -> Tensor:
         """Return what a mask of the BOLD or b = 0 image keeps: all but dark places at the surface."""
         rng = self._rng(index, "brightness")
-        channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.3, 0.6)
+        channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.2, 0.45)
         smooth = self._blur(torch.stack([source[channel], mask.float()]), (4.0, 4.0, 4.0))
         image, depth = smooth.flatten(1)[:, self._rows]
         bright = source[channel] > level * source[channel][mask].median()
@@ -381,6 +391,13 @@ class PairStream:
         volume = values.new_zeros((len(values), *self.grid.shape))
         volume[(slice(None), *self._box)] = self._scatter(values)
         return volume
+
+
+def _flow(inflow: float) -> np.ndarray:
+    """Return the factors of all tissues' properties, ``(16, 7)``, that stand for fresh spins in fluid."""
+    factors = np.ones((N_TISSUES, len(PROPERTIES)))
+    factors[list(FLUID), PROPERTIES.index("t1_ms")] = inflow
+    return factors
 
 
 def _scaled(values: Tensor, mask: Tensor) -> Tensor:
