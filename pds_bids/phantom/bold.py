@@ -13,7 +13,7 @@ from pds_bids.phantom.fluctuations import BoldOptions, Modulation
 from pds_bids.phantom.head_motion import rest2volumes
 from pds_bids.phantom.person import Person, Scan
 from pds_bids.phantom.susceptibility import dropout, echo_shift
-from pds_bids.phantom.tissue import FLUID, GREY, PROPERTIES
+from pds_bids.phantom.tissue import GREY, PROPERTIES
 
 __all__ = ["BoldTruth", "bold_echoes", "bold_series", "signal_left"]
 
@@ -198,8 +198,7 @@ def _signal(
     person: Person, seen: Scan, protocol: contrast.BoldProtocol, pulse: int | None = None
 ) -> np.ndarray:
     """Return the gradient echo of all tissues, on the lattice."""
-    flowing = np.ones((len(person.tissue.base), len(PROPERTIES)))
-    flowing[list(FLUID), PROPERTIES.index("t1_ms")] = protocol.inflow
+    flowing = contrast.inflow_factors(protocol.inflow)
     table = contrast.linearise(lambda p: contrast.bold_signal(p * flowing, protocol, pulse), person.tissue)
     return seen.image(table)
 

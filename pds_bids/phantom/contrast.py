@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from scipy.special import erf
 
-from pds_bids.phantom.tissue import LATENTS, PROPERTIES, TissueProperties
+from pds_bids.phantom.tissue import FLUID, LATENTS, N_TISSUES, PROPERTIES, TissueProperties
 
 __all__ = [
     "CANONICAL_BOLD",
@@ -21,6 +21,7 @@ __all__ = [
     "bold_signal",
     "dwi_signal",
     "gradient_echo",
+    "inflow_factors",
     "linearise",
     "mprage",
     "powder_average",
@@ -117,6 +118,13 @@ def gradient_echo(
     e1 = np.exp(-tr_ms / t1_ms)
     flip = np.deg2rad(flip_deg)
     return pd * np.sin(flip) * (1 - e1) / (1 - np.cos(flip) * e1) * np.exp(-te_ms / t2s_ms)
+
+
+def inflow_factors(inflow: float) -> np.ndarray:
+    """Return what fresh spins make of all properties, ``(16, 7)`` factors; see `BoldProtocol.inflow`."""
+    factors = np.ones((N_TISSUES, len(PROPERTIES)))
+    factors[list(FLUID), _T1] = inflow
+    return factors
 
 
 def approach_to_steady_state(t1_ms: np.ndarray, tr_ms: float, flip_deg: float, pulse: int) -> np.ndarray:

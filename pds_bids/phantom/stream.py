@@ -28,16 +28,7 @@ from pds_bids.phantom.pair import (
 )
 from pds_bids.phantom.patients import Patient, Patients, draw_patient_traits, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.tissue import (
-    FLUID,
-    LATENTS,
-    N_TISSUES,
-    PROPERTIES,
-    Latent,
-    Tissue,
-    TissueProperties,
-    draw_tissue,
-)
+from pds_bids.phantom.tissue import LATENTS, PROPERTIES, Latent, Tissue, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
 __all__ = [
@@ -280,7 +271,9 @@ class PairStream:
         """
         bold, *dwi = contrast.signals(plan.bold, plan.dwi)
         canonical_bold, *canonical_dwi = contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI)
-        flowing, canonical_flow = (_flow(inflow) for inflow in (plan.inflow, contrast.CANONICAL_BOLD.inflow))
+        flowing, canonical_flow = (
+            contrast.inflow_factors(inflow) for inflow in (plan.inflow, contrast.CANONICAL_BOLD.inflow)
+        )
         t1w = partial(contrast.t1w_signal, protocol=plan.t1w)
         fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
         signals: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -391,13 +384,6 @@ class PairStream:
         volume = values.new_zeros((len(values), *self.grid.shape))
         volume[(slice(None), *self._box)] = self._scatter(values)
         return volume
-
-
-def _flow(inflow: float) -> np.ndarray:
-    """Return the factors of all tissues' properties, ``(16, 7)``, that stand for fresh spins in fluid."""
-    factors = np.ones((N_TISSUES, len(PROPERTIES)))
-    factors[list(FLUID), PROPERTIES.index("t1_ms")] = inflow
-    return factors
 
 
 def _scaled(values: Tensor, mask: Tensor) -> Tensor:

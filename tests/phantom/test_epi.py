@@ -62,7 +62,7 @@ def test_remap_wants_the_ends_of_all_cells():
 
 @pytest.mark.parametrize("direction", ["i", "i-", "j", "j-"])
 def test_known_distortion_is_undone_with_the_true_field(scanned, epi_grid, direction):
-    person, seen, coil = scanned
+    person, seen, _ = scanned
     epi = replace(SHARP, readout_s=0.04, field_strength=0.8, phase_encoding=direction)
     series, truth = bold_series(
         np.random.default_rng(0), person, seen, np.zeros((1, 6)), BoldProtocol(), epi, NOTHING, grid=epi_grid
@@ -78,8 +78,8 @@ def test_known_distortion_is_undone_with_the_true_field(scanned, epi_grid, direc
         np.abs(x - truth.mean)[brain] / truth.mean[brain].mean() for x in (series[..., 0], fixed)
     )
     assert np.percentile(before, 99) > 0.05
-    # Interpolation between voxels of 5 mm cannot follow grain.
-    assert np.percentile(after, 99) < (0.03 if coil == 1 else 0.02)
+    # Interpolation between voxels of 5 mm cannot follow grain and thin fluid.
+    assert np.percentile(after, 99) < 0.03
     wrong = undistorted(series[..., 0], epi_grid, -truth.field_hz, epi.encoding)
     assert np.abs(wrong - truth.mean)[brain].mean() > 1.5 * np.abs(series[..., 0] - truth.mean)[brain].mean()
 
