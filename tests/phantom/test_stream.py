@@ -356,8 +356,8 @@ def test_real_scans_look_like_sources(tmp_path):
         margin = 0.1 * (high - low)
         outside += [(*key, n, v) for n, v in known.items() if not low - margin <= v <= high + margin]
     assert len(real["b0", "csf/wm"]) >= 1
-    # Contrasts of tissues and shapes of brains are those of life. Anatomies are on a 2 mm lattice, so that the
-    # finest scans are sharper than any phantom, and a scan may be shaded more than any: docs/realism.md.
+    # Contrasts of tissues and shapes of brains are those of life. Anatomies are on a 2 mm lattice, so that
+    # the finest scans are sharper than any phantom, and a scan may be shaded more: docs/realism.md.
     must = {"gm/wm", "csf/wm", "pallidum/wm", *realism.SHAPES}
     assert [row for row in outside if row[1] in must] == []
     assert len(outside) <= 0.04 * sum(len(known) for known in real.values()), outside
