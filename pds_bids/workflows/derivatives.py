@@ -18,11 +18,13 @@ from pds_bids.bids.sidecars import (
     acquired_sidecar,
     bids_uri,
     mask_sidecar,
+    synthetic_header,
     synthetic_sidecar,
 )
 from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
 from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
+from pds_bids.interfaces.synthesis import synthetic_images
 from pds_bids.modalities import Direction, Modality
 from pds_bids.plan import SessionPlan
 from pds_bids.template import ATLAS_NAME
@@ -287,19 +289,9 @@ def save_synthetic(
     outputs = []
     for space in output_spaces:
         in_template, prefix = space == TEMPLATE_SPACE, "native_" if space == NATIVE_SPACE else ""
-        kinds = [
-            ("synthetic", "mean", Volumes.FIRST),
-            ("synthetic_segments", "mean", Volumes.REST),
-            ("synthetic_std", "std", Volumes.FIRST),
-        ]
-        for contrast in direction.targets[1:]:
-            kinds += [
-                (f"synthetic_{contrast}", f"{contrast}_mean", Volumes.FIRST),
-                (f"synthetic_{contrast}std", f"{contrast}_std", Volumes.FIRST),
-            ]
-        for key, field, volumes in kinds:
+        for key, _, stack, volumes in synthetic_images(direction.target):
             sidecar = synthetic_sidecar(key, provenance, in_template=in_template, reference=raw)
-            outputs.append(_Output(key, prefix + field, in_template, volumes=volumes, sidecar=sidecar))
+            outputs.append(_Output(key, prefix + stack, in_template, volumes=volumes, sidecar=sidecar))
         sidecar = mask_sidecar("synthetic_mask", raws, in_template=in_template, reference=raw)
         outputs.append(_Output("synthetic_mask", f"{prefix}mask", in_template, sidecar=sidecar))
     outputs += [
@@ -311,10 +303,9 @@ def save_synthetic(
             sidecar={"Description": PARCEL_TEXT, "Atlas": atlas, "Synthetic": True},
         ),
     ]
-    description = f"SYNTHETIC {direction.target} predicted from {direction.source} by pds-bids; not acquired"
     entities, target = session.entities_of(direction), direction.target
     node = _node(name, outputs, entities, target, output_dir, atlas, like=source.path, names=["metadata"])
-    node.inputs.description = description
+    node.inputs.description = synthetic_header(direction)
     return node
 
 
@@ -340,8 +331,7 @@ def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list
     required = []
     for direction in session.directions:
         entities = session.entities_of(direction)
-        keys = ["synthetic", "synthetic_segments", "synthetic_std", "synthetic_mask"]
-        keys += [f"synthetic_{c}{end}" for c in direction.targets[1:] for end in ("", "std")]
+        keys = [*(image.key for image in synthetic_images(direction.target)), "synthetic_mask"]
         for space in output_spaces:
             for key in keys:
                 path = output_path(key, entities, direction.target, in_template=space == TEMPLATE_SPACE)

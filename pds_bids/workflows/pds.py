@@ -27,7 +27,7 @@ from pds_bids.workflows.synthesis import init_synthesis_wf
 
 __all__ = ["init_pds_synth_wf", "init_pds_wf"]
 
-NAMED_FIELDS = ["synthetic", "std", "segments", "b0", "b0_std", "fa", "fa_std", "md", "md_std", "sidecar"]
+NAMED_FIELDS = NameSynthetic.output_spec().copyable_trait_names()
 PREPROCESSED_FIELDS = ["mean", "mask", "template_mask", "template2native", "native2template", "gate"]
 
 
