@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 from typing import Any
 
-from pds_bids.config import Classifier, RunConfig
+from pds_bids.config import RunConfig
+from pds_bids.options import Classifier
 
 __all__ = ["add_group"]
 

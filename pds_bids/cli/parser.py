@@ -13,7 +13,11 @@ from typing import Any
 from pds_bids import __version__
 from pds_bids.cli.group_options import add_group
 from pds_bids.cli.train_options import add_training
-from pds_bids.config import (
+from pds_bids.config import RunConfig
+from pds_bids.devices import available_memory_mb
+from pds_bids.exceptions import UsageError
+from pds_bids.inference.card import SHIPPED, shipped_bundle
+from pds_bids.options import (
     DERIVATIVES,
     METHODS,
     OUTPUT_SPACES,
@@ -22,16 +26,12 @@ from pds_bids.config import (
     Device,
     EchoCombination,
     Ignore,
-    RunConfig,
     Runs,
     SegmentScheme,
     Synthesize,
     UnringingMethod,
-    available_memory_mb,
-    options_from_toml,
 )
-from pds_bids.exceptions import UsageError
-from pds_bids.inference.card import SHIPPED, shipped_bundle
+from pds_bids.options_file import options_from_toml
 
 __all__ = ["build_parser", "parse_args"]
 

@@ -5,7 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pds_bids.config import ModelSize, Precision, RunConfig, TrainingData
+from pds_bids.config import RunConfig
+from pds_bids.options import ModelSize, Precision, TrainingData
 
 __all__ = ["add_training"]
 

@@ -5,7 +5,6 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.fieldmaps import Fieldmap
 from pds_bids.bids.series import Series
-from pds_bids.config import EchoCombination
 from pds_bids.interfaces.series import (
     BoldMotion,
     BoldReference,
@@ -14,6 +13,7 @@ from pds_bids.interfaces.series import (
     ConformSeries,
     MeanVolumes,
 )
+from pds_bids.options import EchoCombination
 from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS

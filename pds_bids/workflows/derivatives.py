@@ -21,11 +21,11 @@ from pds_bids.bids.sidecars import (
     synthetic_header,
     synthetic_sidecar,
 )
-from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
 from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
 from pds_bids.interfaces.synthesis import synthetic_images
 from pds_bids.modalities import Direction, Modality
+from pds_bids.options import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.plan import SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.nodes import identity
@@ -266,7 +266,7 @@ def save_synthetic(
     bids_dir, output_dir : Path
         Input dataset, and the derivative dataset.
     output_spaces : iterable of str
-        Out of `pds_bids.config.OUTPUT_SPACES`.
+        Out of `pds_bids.options.OUTPUT_SPACES`.
     atlas : str
         Name of the atlas, for the table of parcels.
     name : str

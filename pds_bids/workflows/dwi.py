@@ -6,7 +6,6 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
-from pds_bids.config import DenoiseMethod, UnringingMethod
 from pds_bids.interfaces.dwi import DenoiseDWI, TensorFit
 from pds_bids.interfaces.dwi_motion import DWIMotion, JoinEddy
 from pds_bids.interfaces.series import (
@@ -17,6 +16,7 @@ from pds_bids.interfaces.series import (
     LeaveOut,
     MeanVolumes,
 )
+from pds_bids.options import DenoiseMethod, UnringingMethod
 from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS

@@ -9,7 +9,9 @@ import pytest
 from pds_bids import __version__
 from pds_bids.cli.parser import build_parser, parse_args
 from pds_bids.cli.validate import check_device
-from pds_bids.config import (
+from pds_bids.config import RunConfig
+from pds_bids.exceptions import DeviceError
+from pds_bids.options import (
     Classifier,
     DenoiseMethod,
     Device,
@@ -17,14 +19,12 @@ from pds_bids.config import (
     Ignore,
     ModelSize,
     Precision,
-    RunConfig,
     Runs,
     SegmentScheme,
     Synthesize,
     TrainingData,
     UnringingMethod,
 )
-from pds_bids.exceptions import DeviceError
 
 POSITIONAL = ["/data", "/out", "participant"]
 
