@@ -46,7 +46,7 @@ SEGMENT_COLUMNS = {
     "b_values_s_mm2": {"Description": "b-values of the volumes, rounded to 50", "Units": "s/mm^2"},
     "n_b0": {"Description": "Share of b = 0 volumes"},
 }
-SHELL_UNITS = "arbitrary: those of the scan, after bias correction"
+SCAN_UNITS = "arbitrary: those of the scan, after bias correction"
 PARCEL_TEXT = "Mean of each parcel inside the brain mask; one row per segment, one column per parcel"
 
 
@@ -226,7 +226,7 @@ def save_series(
         sidecar = {"Description": "Head motion, one ITK transform per volume"}
         outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
-        shells = image("shells", in_template=False) | {"Units": SHELL_UNITS}
+        shells = image("shells", in_template=False) | {"Units": SCAN_UNITS}
         outputs += [
             _Output("shells", "shells", sidecar=shells, more="shells_json"),
             *(_map_output(key, raws, in_template=there) for key in ("fa", "md") for there in (False, True)),
@@ -320,7 +320,10 @@ def save_t1w(session: SessionPlan, *, bids_dir: Path, output_dir: Path, name: st
     if session.t1w is None:
         raise ValueError(f"{session.label}: no T1w image to write")
     sources = [bids_uri(session.t1w, bids_dir, RAW)]
-    sidecar = acquired_sidecar("t1w", sources, in_template=True) | {"BiasCorrected": "N4"}
+    sidecar = acquired_sidecar("t1w", sources, in_template=True) | {
+        "BiasCorrected": "N4",
+        "Units": SCAN_UNITS,
+    }
     entities = split_name(session.t1w.name)[0]
     outputs = [_Output("t1w", "template_t1w", True, sidecar=sidecar)]
     return _node(name, outputs, entities, None, output_dir, "", like=session.t1w)
