@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from pds_bids.bids.collect import choose_series
 from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind, find_fieldmap
-from pds_bids.bids.series import Series, choose_series
+from pds_bids.bids.series import Series
 from pds_bids.imaging.bold import reference_volume
 from pds_bids.imaging.distortion import PhaseEncoding, phase_encoding
 from pds_bids.imaging.fieldmaps import FieldImage, field_from_phases
@@ -24,7 +25,7 @@ from pds_bids.imaging.grid import Grid, apply_affine, resample
 from pds_bids.imaging.intensity import n4_bias
 from pds_bids.imaging.masks import dice, eroded, rough_brain_mask, rough_t1w_brain
 from pds_bids.imaging.motion import estimate_motion, realigned_mean
-from pds_bids.imaging.pepolar import Blip, field_from_blips
+from pds_bids.imaging.pepolar import Blip, BlipField, field_from_blips
 from pds_bids.imaging.registration import register_rigid
 from pds_bids.imaging.undistort import bring_field, compare_signs, displacement_mm, undistorted
 from pds_bids.interfaces.images import load, stored_affine
@@ -33,6 +34,8 @@ from pds_bids.modalities import Modality
 FINE_MM = 1.5
 # Edges are the voxels with the steepest slopes of the brain and its rim.
 EDGE_SHARE = 0.85
+# Fields are compared this far inside a brain.
+CORE_MM = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,29 @@ class Picture:
     data: np.ndarray
     grid: Grid
     mask: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A distorted image, its readout, the inside of its brain, and both fields on its lattice."""
+
+    data: np.ndarray
+    grid: Grid
+    encoding: PhaseEncoding
+    core: np.ndarray
+    phases_hz: np.ndarray
+    pair_hz: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Mean BOLD and first b0, the b0 of the opposite direction, and what the two directions say together."""
+
+    bold: Scan
+    b0: Scan
+    opposite_b0: np.ndarray
+    blips: BlipField
+    brain: np.ndarray
 
 
 def picture(data: np.ndarray, grid: Grid) -> Picture:
@@ -159,110 +185,147 @@ def row(name: str, before: dict[str, float], after: dict[str, float]) -> str:
     return f"| {name} | {cells} |"
 
 
-def run(folder: Path, root: Path, figures: Path | None) -> None:
-    """Print the tables of one participant."""
+def fieldmaps_of(folder: Path, root: Path) -> tuple[Series, Series, Fieldmap, Fieldmap] | None:
+    """Print what is found for each series; return BOLD, DWI and their fieldmaps if both kinds are there."""
     bolds, dwis = (series_of(folder, modality, root) for modality in (Modality.BOLD, Modality.DWI))
-    fmaps = sorted(folder.glob("fmap/*.nii*"))
+    files = sorted(folder.glob("fmap/*.nii*"))
+    found = {}
     for series in (*bolds, *dwis):
-        fieldmap, reason = find_fieldmap(series, fmaps, dwis, root)
-        found = (
+        fieldmap, reason = find_fieldmap(series, files, dwis, root)
+        found[series.path] = fieldmap
+        what = (
             f"{fieldmap.kind} ({fieldmap.how}); {'; '.join(fieldmap.notes)}"
             if fieldmap
             else f"none: {reason}"
         )
-        print(f"- {series.path.name}: {found}")
-    maps = [find_fieldmap(series, fmaps, dwis, root)[0] for series in (*bolds[:1], *dwis[:1])]
-    if len(maps) < 2 or None in maps or maps[1].kind is not FieldmapKind.DWI_PAIR:
-        print("  not both kinds of fieldmap: nothing to compare\n")
-        return
-    bold_map, pair = maps
-    t1w = t1w_picture(folder)
-    mean, bold_grid = bold_mean(bolds[0])
-    bold_pe, dwi_pe = encoding_of(bold_map), encoding_of(pair)
-    b0s = [first_b0(dwis[0])[0], first_b0(pair.partner)[0]]
-    b0_grid = first_b0(dwis[0])[1]
-    opposite = phase_encoding(pair.epis[0].metadata, stored_affine(pair.epis[0].path)[0])
-    blips = [Blip(b0s[0], b0_grid, dwi_pe), Blip(b0s[1], b0_grid, opposite)]
-    found = field_from_blips(blips)
-    joined = found.corrected.mean(0)
-    gre = gradient_echo(bold_map)
-    pair_image = FieldImage(found.hz, joined, rough_brain_mask(joined, b0_grid), b0_grid)
-    bold_gre, _ = bring_field(gre, mean, bold_grid, bold_pe)
-    bold_pair, _ = bring_field(pair_image, mean, bold_grid, bold_pe)
-    dwi_gre, _ = bring_field(gre, b0s[0], b0_grid, dwi_pe)
+        print(f"- {series.path.name}: {what}")
+    if not bolds or not dwis:
+        return None
+    of_bold, of_dwi = found[bolds[0].path], found[dwis[0].path]
+    if of_bold is None or of_dwi is None or of_dwi.kind is not FieldmapKind.DWI_PAIR:
+        return None
+    return bolds[0], dwis[0], of_bold, of_dwi
 
-    core = eroded(pair_image.brain, b0_grid, 6.0)
-    print(
-        "- fields at the diffusion series, phases against pair: "
-        f"{fields_agree(dwi_gre, found.hz, core, b0_grid)}"
+
+def measure(bold: Series, dwi: Series, of_bold: Fieldmap, of_dwi: Fieldmap) -> Person:
+    """Make both fields, and bring each to both series."""
+    mean, grid = bold_mean(bold)
+    b0, b0_grid = first_b0(dwi)
+    opposite_b0 = first_b0(of_dwi.partner)[0]
+    opposite = phase_encoding(of_dwi.epis[0].metadata, stored_affine(of_dwi.epis[0].path)[0])
+    bold_pe, dwi_pe = encoding_of(of_bold), encoding_of(of_dwi)
+    blips = field_from_blips([Blip(b0, b0_grid, dwi_pe), Blip(opposite_b0, b0_grid, opposite)])
+    joined = blips.corrected.mean(0)
+    brain = rough_brain_mask(joined, b0_grid)
+    pair, phases = FieldImage(blips.hz, joined, brain, b0_grid), gradient_echo(of_bold)
+    fields = [bring_field(field, mean, grid, bold_pe)[0] for field in (phases, pair)]
+    core = eroded(rough_brain_mask(mean, grid), grid, CORE_MM)
+    phases_hz, _ = bring_field(phases, b0, b0_grid, dwi_pe)
+    return Person(
+        Scan(mean, grid, bold_pe, core, *fields),
+        Scan(b0, b0_grid, dwi_pe, eroded(brain, b0_grid, CORE_MM), phases_hz, blips.hz),
+        opposite_b0,
+        blips,
+        brain,
     )
-    bold_core = eroded(rough_brain_mask(mean, bold_grid), bold_grid, 6.0)
-    print(f"- fields at BOLD, phases against pair: {fields_agree(bold_gre, bold_pair, bold_core, bold_grid)}")
-    for name, hz, grid, pe, mask in (
-        ("BOLD, phases", bold_gre, bold_grid, bold_pe, bold_core),
-        ("diffusion, pair", found.hz, b0_grid, dwi_pe, core),
+
+
+def print_fields(person: Person) -> None:
+    """Print how the two fields agree, and how far they move what is seen."""
+    for where, scan in (("the diffusion series", person.b0), ("BOLD", person.bold)):
+        agreement = fields_agree(scan.phases_hz, scan.pair_hz, scan.core, scan.grid)
+        print(f"- fields at {where}, phases against pair: {agreement}")
+    for name, hz, scan in (
+        ("BOLD, phases", person.bold.phases_hz, person.bold),
+        ("diffusion, pair", person.b0.pair_hz, person.b0),
     ):
-        far = np.abs(displacement_mm(hz, grid, pe))[mask]
+        far = np.abs(displacement_mm(hz, scan.grid, scan.encoding))[scan.core]
         print(f"- displacement, {name}: median {np.median(far):.1f}, 99% {np.percentile(far, 99):.1f} mm")
 
-    pictures = {
-        "BOLD": picture(mean, bold_grid),
-        "BOLD, phases": picture(undistorted(mean, bold_grid, bold_gre, bold_pe), bold_grid),
-        "BOLD, pair": picture(undistorted(mean, bold_grid, bold_pair, bold_pe), bold_grid),
-        "b0": picture(b0s[0], b0_grid),
-        "b0, phases": picture(undistorted(b0s[0], b0_grid, dwi_gre, dwi_pe), b0_grid),
-        "b0, pair": picture(undistorted(b0s[0], b0_grid, found.hz, dwi_pe), b0_grid),
-        "b0 opposite": picture(b0s[1], b0_grid),
-        "b0, pair, both directions": picture(joined, b0_grid),
+
+def pictures_of(person: Person) -> dict[str, Picture]:
+    """Return every image as it was acquired and undone."""
+    grid = person.b0.grid
+    pictures = {}
+    for name, scan in (("BOLD", person.bold), ("b0", person.b0)):
+        pictures[name] = picture(scan.data, scan.grid)
+        for kind, hz in (("phases", scan.phases_hz), ("pair", scan.pair_hz)):
+            pictures[f"{name}, {kind}"] = picture(
+                undistorted(scan.data, scan.grid, hz, scan.encoding), scan.grid
+            )
+    return pictures | {
+        "b0 opposite": picture(person.opposite_b0, grid),
+        "b0, pair, both directions": picture(person.blips.corrected.mean(0), grid),
+        "b0, mean of both": picture((person.b0.data + person.opposite_b0) / 2, grid),
     }
-    with_t1w = {name: compare(image, t1w) for name, image in pictures.items()}
-    keys = list(with_t1w["BOLD"])
-    print(f"\n| against T1w, before → after | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
-    for name, base in (
+
+
+def print_likeness(pictures: dict[str, Picture], t1w: Picture) -> None:
+    """Print how like the T1w image, and how like one another, BOLD and b0 are before and after."""
+    rows = (
         ("BOLD, phases", "BOLD"),
         ("BOLD, pair", "BOLD"),
         ("b0, phases", "b0"),
         ("b0, pair", "b0"),
         ("b0, pair, both directions", "b0"),
         ("b0, pair, both directions", "b0 opposite"),
-    ):
+    )
+    with_t1w = {name: compare(pictures[name], t1w) for name in {name for names in rows for name in names}}
+    keys = list(with_t1w["BOLD"])
+    print(f"\n| against T1w, before → after | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
+    for name, base in rows:
         print(row(f"{name} (before: {base})", with_t1w[base], with_t1w[name]))
     print(f"\n| BOLD against b0, before → after | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
-    pictures["b0, mean of both"] = picture((b0s[0] + b0s[1]) / 2, b0_grid)
-    against = "b0, pair, both directions"
-    after = compare(pictures["BOLD, phases"], pictures[against])
-    for name in ("b0", "b0 opposite", "b0, mean of both"):
-        print(
-            row(
-                f"phases / both directions (before: {name})", compare(pictures["BOLD"], pictures[name]), after
-            )
-        )
-    after = compare(pictures["BOLD, phases"], pictures["b0, pair"])
-    print(
-        row("phases / pair, first direction (before: b0)", compare(pictures["BOLD"], pictures["b0"]), after)
-    )
-
-    print("\n| the two directions | correlation | mean abs. difference / mean |\n|---|---|---|")
-    brain = pair_image.brain
-    for name, one, two in (("before", *b0s), ("after", *found.corrected)):
-        r, far = (
-            np.corrcoef(one[brain], two[brain])[0, 1],
-            np.abs(one - two)[brain].mean() / one[brain].mean(),
-        )
-        print(f"| {name} | {r:.4f} | {far:.4f} |")
-    print("\n| sign check against T1w, where distorted | as it is | none | turned |\n|---|---|---|---|")
-    for name, hz, image, grid, pe in (
-        ("BOLD, phases", bold_gre, mean, bold_grid, bold_pe),
-        ("b0, pair", found.hz, b0s[0], b0_grid, dwi_pe),
+    for name, after, bases in (
+        ("phases / both directions", "b0, pair, both directions", ("b0", "b0 opposite", "b0, mean of both")),
+        ("phases / pair, first direction", "b0, pair", ("b0",)),
     ):
-        signs = compare_signs(hz, image, grid, pe, t1w.data, t1w.grid, t1w.mask)
+        undone = compare(pictures["BOLD, phases"], pictures[after])
+        for base in bases:
+            print(row(f"{name} (before: {base})", compare(pictures["BOLD"], pictures[base]), undone))
+
+
+def print_directions(person: Person) -> None:
+    """Print how like each other the two directions are before and after."""
+    print("\n| the two directions | correlation | mean abs. difference / mean |\n|---|---|---|")
+    brain = person.brain
+    for name, one, two in (
+        ("before", person.b0.data, person.opposite_b0),
+        ("after", *person.blips.corrected),
+    ):
+        r = np.corrcoef(one[brain], two[brain])[0, 1]
+        far = np.abs(one - two)[brain].mean() / one[brain].mean()
+        print(f"| {name} | {r:.4f} | {far:.4f} |")
+
+
+def print_signs(person: Person, t1w: Picture) -> None:
+    """Print how like the T1w image the field, none, and the negated field make an image."""
+    print("\n| sign check against T1w, where distorted | as it is | none | turned |\n|---|---|---|---|")
+    for name, hz, scan in (
+        ("BOLD, phases", person.bold.phases_hz, person.bold),
+        ("b0, pair", person.b0.pair_hz, person.b0),
+    ):
+        signs = compare_signs(hz, scan.data, scan.grid, scan.encoding, t1w.data, t1w.grid, t1w.mask)
         print(f"| {name} | {signs.corrected:.4f} | {signs.uncorrected:.4f} | {signs.negated:.4f} |")
-    print(
-        f"\nhead move between the directions: {np.round(found.ref2blip[1][:3, 3], 2).tolist()} mm "
-        "at the origin\n"
-    )
+
+
+def run(folder: Path, root: Path, figures: Path | None) -> None:
+    """Print the tables of one participant."""
+    found = fieldmaps_of(folder, root)
+    if found is None:
+        print("  not both kinds of fieldmap: nothing to compare\n")
+        return
+    t1w, person = t1w_picture(folder), measure(*found)
+    print_fields(person)
+    pictures = pictures_of(person)
+    print_likeness(pictures, t1w)
+    print_directions(person)
+    print_signs(person, t1w)
+    move_mm = np.round(person.blips.ref2blip[1][:3, 3], 2).tolist()
+    print(f"\nhead move between the directions: {move_mm} mm at the origin\n")
     if figures:
-        draw(figures, folder.name, pictures, t1w, {"BOLD": bold_gre, "b0": found.hz})
+        fields = {"BOLD": person.bold.phases_hz, "b0": person.b0.pair_hz}
+        draw(figures, folder.name, pictures, t1w, fields)
 
 
 def draw(

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,20 +123,24 @@ def _ours(case: _Input) -> np.ndarray:
     return estimate_dwi_motion(case.series, case.vox2ras, table, phase_axis=1).ref2seen
 
 
+def _itk_image(volume: np.ndarray, vox2ras: np.ndarray) -> Any:
+    """Return a volume as an image of SimpleITK, in LPS."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, np.float32))
+    columns = (FLIP @ vox2ras)[:3]
+    zooms = np.linalg.norm(columns[:, :3], axis=0)
+    image.SetSpacing(zooms.tolist())
+    image.SetOrigin(columns[:, 3].tolist())
+    image.SetDirection((columns[:, :3] / zooms).ravel().tolist())
+    return image
+
+
 def _simpleitk(case: _Input) -> np.ndarray:
     """Euler3D from the volume before: mean squares for BOLD, Mattes MI for DWI."""
     import SimpleITK as sitk
 
-    def image(volume: np.ndarray) -> sitk.Image:
-        made = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, np.float32))
-        columns = (FLIP @ case.vox2ras)[:3]
-        zooms = np.linalg.norm(columns[:, :3], axis=0)
-        made.SetSpacing(zooms.tolist())
-        made.SetOrigin(columns[:, 3].tolist())
-        made.SetDirection((columns[:, :3] / zooms).ravel().tolist())
-        return made
-
-    fixed = image(case.reference)
+    fixed = _itk_image(case.reference, case.vox2ras)
     transform = sitk.Euler3DTransform()
     centre = fixed.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed.GetSize()])
     transform.SetCenter(centre)
@@ -158,7 +163,7 @@ def _simpleitk(case: _Input) -> np.ndarray:
         method.SetInterpolator(sitk.sitkLinear)
         method.SetNumberOfThreads(1)
         method.SetInitialTransform(transform, inPlace=True)
-        method.Execute(fixed, image(case.series[..., k]))
+        method.Execute(fixed, _itk_image(case.series[..., k], case.vox2ras))
         poses.append(_from_lps(transform.TransformPoint))
     return np.array(poses)
 
@@ -197,26 +202,16 @@ def _dipy(case: _Input) -> np.ndarray:
 
 def _greedy(case: _Input) -> np.ndarray:
     """Rigid picsl-greedy from rest: SSD for BOLD, NMI for DWI."""
-    import SimpleITK as sitk
     from picsl_greedy import Greedy3D
 
-    def image(volume: np.ndarray) -> sitk.Image:
-        made = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, np.float32))
-        columns = (FLIP @ case.vox2ras)[:3]
-        zooms = np.linalg.norm(columns[:, :3], axis=0)
-        made.SetSpacing(zooms.tolist())
-        made.SetOrigin(columns[:, 3].tolist())
-        made.SetDirection((columns[:, :3] / zooms).ravel().tolist())
-        return made
-
     metric = "SSD" if case.bvals is None else "NMI"
-    fixed = image(case.reference)
+    fixed = _itk_image(case.reference, case.vox2ras)
     poses = []
     for k in range(case.series.shape[3]):
         greedy = Greedy3D()
         command = f"-i fixed moving -a -dof 6 -n 40x20x10 -m {metric} -ia-identity -o found -threads 1"
         found = {"found": None}
-        greedy.execute(command, fixed=fixed, moving=image(case.series[..., k]), **found)
+        greedy.execute(command, fixed=fixed, moving=_itk_image(case.series[..., k], case.vox2ras), **found)
         poses.append(np.asarray(greedy["found"]))
     return np.array(poses)
 

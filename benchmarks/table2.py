@@ -50,7 +50,6 @@ from pds_bids.training.updates import Updater
 
 LOGGER = logging.getLogger("pds_bids.benchmarks")
 N_BANK = 24
-TRIVIAL = ("source-bold", "source-dwi", "source-b0", "atlas", "cubic", "nearest", "trees")
 
 Images = dict[str, list[np.ndarray]]
 

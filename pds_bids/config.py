@@ -3,10 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import os
-import tomllib
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,9 +11,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from pds_bids import __version__
+from pds_bids.devices import available_cpus, available_memory_mb
 from pds_bids.exceptions import UsageError
 from pds_bids.options import (
+    DERIVATIVES,
+    METHODS,
+    OUTPUT_SPACES,
+    TEMPLATE_SPACE,
     AnalysisLevel,
     Classifier,
     DenoiseMethod,
@@ -31,78 +32,12 @@ from pds_bids.options import (
     TrainingData,
     UnringingMethod,
 )
+from pds_bids.options_file import options_from_toml, options_to_toml
 
-__all__ = [
-    "DERIVATIVES",
-    "METHODS",
-    "NATIVE_SPACE",
-    "OUTPUT_SPACES",
-    "TEMPLATE_SPACE",
-    "AnalysisLevel",
-    "Classifier",
-    "DenoiseMethod",
-    "Device",
-    "EchoCombination",
-    "Ignore",
-    "ModelSize",
-    "Precision",
-    "RunConfig",
-    "Runs",
-    "SegmentScheme",
-    "Synthesize",
-    "TrainingData",
-    "UnringingMethod",
-    "available_cpus",
-    "available_memory_mb",
-    "options_from_toml",
-]
-
-TEMPLATE_SPACE = "MNI152NLin2009cAsym:res-3"
-NATIVE_SPACE = "native"
-# The networks run on one grid of the template; another resolution would be interpolated twice.
-OUTPUT_SPACES = (TEMPLATE_SPACE, NATIVE_SPACE)
-#: As in `pds_bids.methods.METHODS`, which needs torch; the first one has weights that ship with the package.
-METHODS = (
-    "unet",
-    "gan",
-    "pgan",
-    "sagan",
-    "psagan",
-    "ddim",
-    "sa-ddpm",
-    "ldm",
-    "dit",
-    "adm",
-    "pds",
-    "pds-paper",
-    "residual-flow",
-)
-# Packages whose outputs can replace steps of the preprocessing.
-DERIVATIVES = ("fmriprep", "qsiprep")
+__all__ = ["RunConfig"]
 
 # More threads than this in one process cost more in waiting than they gain.
 MAX_OMP_NTHREADS = 8
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use, by its affinity and its cgroup's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
-
-
-def available_memory_mb() -> int:
-    """Return the memory of the machine or of the cgroup, whichever is smaller, in MiB."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit_file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit_file).read_text()))
-        except (OSError, ValueError):
-            continue
-    return total // 2**20
 
 
 def new_run_uuid() -> str:
@@ -110,59 +45,6 @@ def new_run_uuid() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid.uuid4()}"
 
 
-# Where each option stands in the TOML file; what is not named here stands in [execution].
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "environment": ("run_uuid",),
-    "execution": (),
-    "workflow": (
-        "synthesize",
-        "output_spaces",
-        "dummy_scans",
-        "fd_spike_threshold",
-        "n_segments",
-        "segment_scheme",
-        "runs",
-        "combine_echoes",
-        "denoise_method",
-        "unringing_method",
-        "ignore",
-        "sloppy",
-    ),
-    "model": ("method", "model_dir", "device"),
-    "training": (
-        "training_data",
-        "labels_dir",
-        "splits",
-        "model_size",
-        "max_updates",
-        "max_minutes",
-        "batch_size",
-        "pass_size",
-        "learning_rate",
-        "precision",
-        "validate_every",
-        "save_every",
-        "weights_from",
-        "perceptual_weights",
-        "allow_download",
-        "resume",
-        "devices",
-        "tensorboard",
-    ),
-    "group": (
-        "atlas",
-        "group_column",
-        "covariates",
-        "person_column",
-        "exclude_rejected",
-        "regions",
-        "classifiers",
-        "n_folds",
-        "permutations",
-    ),
-    "seeds": ("random_seed",),
-    "nipype": ("nprocs", "omp_nthreads", "mem_mb", "use_plugin"),
-}
 # Options on which the value of a voxel depends.
 IMAGE_OPTIONS = (
     "dummy_scans",
@@ -180,10 +62,6 @@ IMAGE_OPTIONS = (
     "model_dir",
     "random_seed",
 )
-
-
-def _section_of(option: str) -> str:
-    return next((section for section, names in SECTIONS.items() if option in names), "execution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,13 +350,7 @@ class RunConfig:
 
     def to_toml(self) -> str:
         """Return the options as TOML, one table per section; options that are None are left out."""
-        tables = {section: [f"[{section}]"] for section in SECTIONS}
-        tables["environment"].append(f"version = {json.dumps(__version__)}")
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if value is not None:
-                tables[_section_of(option.name)].append(f"{option.name} = {_toml_value(value)}")
-        return "\n\n".join("\n".join(lines) for lines in tables.values()) + "\n"
+        return options_to_toml({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @classmethod
     def from_toml(cls, text: str, **overrides: Any) -> Self:
@@ -497,32 +369,6 @@ class RunConfig:
             If the text is not TOML, or an option is unknown or not valid.
         """
         return cls(**{**options_from_toml(text), **overrides})
-
-
-def options_from_toml(text: str) -> dict[str, Any]:
-    """Read the options of a TOML file without filling in defaults.
-
-    Raises
-    ------
-    UsageError
-        If the text is not TOML or names an option that does not exist.
-    """
-    try:
-        sections = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the configuration file is not TOML: {error}") from error
-    known = {option.name for option in dataclasses.fields(RunConfig)}
-    options: dict[str, Any] = {}
-    for section, table in sections.items():
-        if not isinstance(table, Mapping):
-            raise UsageError(f"the configuration file has {section!r} outside of a section like [workflow]")
-        for name, value in table.items():
-            if section == "environment" and name == "version":
-                continue
-            if name not in known or _section_of(name) != section:
-                raise UsageError(f"the configuration file has an unknown option {name!r} in [{section}]")
-            options[name] = value
-    return options
 
 
 def _flag(name: str) -> str:
@@ -579,12 +425,3 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
         expected = f"choose from: {', '.join(kind)}" if issubclass(kind, StrEnum) else f"expected {kind}"
         raise UsageError(f"{_flag(name)} is {value!r}; {expected}") from error
-
-
-def _toml_value(value: Any) -> str:
-    """Return one value as TOML; JSON strings, numbers and arrays of strings are TOML too."""
-    if isinstance(value, tuple):
-        return json.dumps(list(value))
-    if isinstance(value, Path):
-        return json.dumps(str(value))
-    return json.dumps(value)

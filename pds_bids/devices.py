@@ -1,4 +1,4 @@
-"""NVIDIA GPUs that this process may use, without loading torch."""
+"""CPUs, memory and NVIDIA GPUs that this process may use, without loading torch."""
 
 import os
 import re
@@ -7,11 +7,32 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-__all__ = ["visible_gpus"]
+__all__ = ["available_cpus", "available_memory_mb", "visible_gpus"]
 
 DRIVER_TIMEOUT_S = 20
 # A card, or a MIG slice, which is listed below its card.
 _LISTED = re.compile(r"^\s*(?:GPU|MIG) .*\(UUID: ((?:GPU|MIG)-[^)\s]+)\)", re.MULTILINE)
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use, by its affinity and its cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+
+
+def available_memory_mb() -> int:
+    """Return the memory of the machine or of the cgroup, whichever is smaller, in MiB."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit_file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit_file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total // 2**20
 
 
 def visible_gpus() -> list[str]:

@@ -1,8 +1,13 @@
-"""The options that are a choice of several, by name."""
+"""The options that are a choice of several, and what there is to choose from."""
 
 from enum import StrEnum
 
 __all__ = [
+    "DERIVATIVES",
+    "METHODS",
+    "NATIVE_SPACE",
+    "OUTPUT_SPACES",
+    "TEMPLATE_SPACE",
     "AnalysisLevel",
     "Classifier",
     "DenoiseMethod",
@@ -17,6 +22,29 @@ __all__ = [
     "TrainingData",
     "UnringingMethod",
 ]
+
+TEMPLATE_SPACE = "MNI152NLin2009cAsym:res-3"
+NATIVE_SPACE = "native"
+# The networks run on one grid of the template; another resolution would be interpolated twice.
+OUTPUT_SPACES = (TEMPLATE_SPACE, NATIVE_SPACE)
+#: As in `pds_bids.methods.METHODS`, which needs torch; the first one has weights that ship with the package.
+METHODS = (
+    "unet",
+    "gan",
+    "pgan",
+    "sagan",
+    "psagan",
+    "ddim",
+    "sa-ddpm",
+    "ldm",
+    "dit",
+    "adm",
+    "pds",
+    "pds-paper",
+    "residual-flow",
+)
+# Packages whose outputs can replace steps of the preprocessing.
+DERIVATIVES = ("fmriprep", "qsiprep")
 
 
 class AnalysisLevel(StrEnum):

@@ -14,8 +14,8 @@ from pds_bids.bids.derivatives import Precomputed
 from pds_bids.bids.fieldmaps import Fieldmap
 from pds_bids.bids.series import Series
 from pds_bids.bids.write import write_text
-from pds_bids.config import Synthesize
 from pds_bids.modalities import Direction, Modality
+from pds_bids.options import Synthesize
 
 __all__ = ["COMPLETE", "Action", "Plan", "SessionPlan"]
 

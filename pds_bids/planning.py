@@ -18,9 +18,10 @@ from pds_bids.bids.layout import DatasetFiles, check_dataset, find_files, index_
 from pds_bids.bids.metadata import parse_entities
 from pds_bids.bids.runs import without_opposite
 from pds_bids.bids.series import Series
-from pds_bids.config import Ignore, RunConfig, Runs, Synthesize
+from pds_bids.config import RunConfig
 from pds_bids.exceptions import NothingSelectedError
 from pds_bids.modalities import Direction, Modality
+from pds_bids.options import Ignore, Runs, Synthesize
 from pds_bids.plan import COMPLETE, Action, Plan, SessionPlan
 
 __all__ = ["make_plan"]

@@ -1,26 +1,24 @@
 import dataclasses
-import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from pds_bids import config as config_module
-from pds_bids.config import (
+from pds_bids.config import RunConfig
+from pds_bids.exceptions import UsageError
+from pds_bids.options import (
     OUTPUT_SPACES,
     DenoiseMethod,
     Device,
     EchoCombination,
     Ignore,
-    RunConfig,
     Runs,
     SegmentScheme,
     Synthesize,
     UnringingMethod,
-    available_cpus,
-    available_memory_mb,
 )
-from pds_bids.exceptions import UsageError
+from pds_bids.options_file import SECTIONS
 
 # One value other than the default for every option that has one.
 OTHER = {
@@ -131,6 +129,11 @@ def test_every_option_has_another_value_here():
     assert names - OTHER.keys() == {"bids_dir", "output_dir", "analysis_level"}
 
 
+def test_every_option_stands_in_one_section():
+    standing = [name for names in SECTIONS.values() for name in names]
+    assert sorted(standing) == sorted(field.name for field in dataclasses.fields(RunConfig))
+
+
 def test_toml_round_trip_of_every_option():
     config = make(**OTHER)
     text = config.to_toml()
@@ -239,13 +242,6 @@ def test_default_spaces_and_the_bare_template_name():
 @pytest.mark.parametrize(("nprocs", "threads"), [(1, 1), (2, 1), (4, 3), (64, 8)])
 def test_threads_per_process(nprocs, threads):
     assert make(nprocs=nprocs).omp_nthreads == threads
-
-
-def test_resources_of_the_machine():
-    assert 1 <= available_cpus() <= os.cpu_count()
-    total = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
-    assert 0 < available_memory_mb() <= total + 1
-    assert make().mem_mb == available_memory_mb()
 
 
 def test_two_runs_have_two_names():

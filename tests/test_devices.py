@@ -1,8 +1,12 @@
-"""Which GPUs a process may use, against the rules of CUDA's documentation."""
+"""What a process may use: CPUs and memory of the machine, GPUs by the rules of CUDA's documentation."""
+
+import os
+from pathlib import Path
 
 import pytest
 
-from pds_bids.devices import visible_gpus
+from pds_bids.config import RunConfig
+from pds_bids.devices import available_cpus, available_memory_mb, visible_gpus
 
 TWO = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa1111-2222)
 GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb1111-2222)"""
@@ -44,3 +48,10 @@ def test_a_slice_of_a_card(driver, monkeypatch):
     assert len(visible_gpus()) == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-eeee")
     assert visible_gpus() == ["MIG-eeee"]
+
+
+def test_cpus_and_memory_are_no_more_than_the_machine_has():
+    assert 1 <= available_cpus() <= os.cpu_count()
+    total = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
+    assert 0 < available_memory_mb() <= total + 1
+    assert RunConfig(bids_dir="/data", output_dir="/out").mem_mb == available_memory_mb()

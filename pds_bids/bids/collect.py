@@ -11,9 +11,9 @@ from nibabel.filebasedimages import ImageFileError
 from pds_bids.bids.metadata import missing_content, nearest_file, parse_entities, read_metadata
 from pds_bids.bids.runs import join_echoes, join_runs, keep_apart
 from pds_bids.bids.series import Series
-from pds_bids.config import EchoCombination, Runs
 from pds_bids.exceptions import DataError
 from pds_bids.modalities import Modality
+from pds_bids.options import EchoCombination, Runs
 
 __all__ = ["Choice", "Reading", "choose_anatomy", "choose_series"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from pds_bids.bids.metadata import parse_entities
 from pds_bids.bids.series import Series
-from pds_bids.config import EchoCombination
 from pds_bids.modalities import Modality
+from pds_bids.options import EchoCombination
 
 __all__ = ["join_echoes", "join_runs", "keep_apart", "without_opposite"]
 

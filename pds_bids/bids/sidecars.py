@@ -20,6 +20,7 @@ __all__ = [
     "dataset_description",
     "descriptions",
     "mask_sidecar",
+    "synthetic_header",
     "synthetic_sidecar",
 ]
 
@@ -244,6 +245,11 @@ def synthetic_sidecar(
         "Units": MAP_UNITS_TEXT.get(key.removeprefix("synthetic_").removesuffix("std"), UNITS),
         **arrays,
     }
+
+
+def synthetic_header(direction: Direction) -> str:
+    """Return what the header of a synthetic image says."""
+    return f"SYNTHETIC {direction.target} predicted from {direction.source} by pds-bids; not acquired"
 
 
 def dataset_description(

@@ -13,9 +13,10 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 
 from pds_bids.cli.gpu import GpuMemory
 from pds_bids.cli.progress import Progress
-from pds_bids.config import Device, RunConfig
+from pds_bids.config import RunConfig
 from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
+from pds_bids.options import Device
 from pds_bids.plan import Action, Plan
 from pds_bids.workflows.base import init_pds_bids_wf
 from pds_bids.workflows.plugin import make_plugin

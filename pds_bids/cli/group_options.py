@@ -1,10 +1,9 @@
 """Options of the level ``group``; imports nothing heavy."""
 
 import argparse
-import dataclasses
-from typing import Any
 
-from pds_bids.config import Classifier, RunConfig
+from pds_bids.cli.arguments import default_of, values_of
+from pds_bids.options import Classifier
 
 __all__ = ["add_group"]
 
@@ -15,12 +14,12 @@ def add_group(group: argparse._ArgumentGroup) -> None:
         "--atlas",
         metavar="ATLAS",
         help="parcels: AAL (AAL2), a name of TemplateFlow's such as Schaefer2018_desc-100Parcels7Networks, "
-        f"or a NIfTI file in MNI152NLin2009cAsym (default: {_default('atlas')})",
+        f"or a NIfTI file in MNI152NLin2009cAsym (default: {default_of('atlas')})",
     )
     group.add_argument(
         "--group-column",
         metavar="COLUMN",
-        help=f"column of participants.tsv with the diagnosis (default: {_default('group_column')})",
+        help=f"column of participants.tsv with the diagnosis (default: {default_of('group_column')})",
     )
     group.add_argument(
         "--covariates",
@@ -51,23 +50,19 @@ def add_group(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--classifiers",
         nargs="*",
-        choices=[member.value for member in Classifier],
+        choices=values_of(Classifier),
         help="how diagnoses are told apart, by parcels or by voxels; cnn takes minutes on a CPU; none "
-        f"without a name (default: {' '.join(_default('classifiers'))})",
+        f"without a name (default: {' '.join(default_of('classifiers'))})",
     )
     group.add_argument(
         "--n-folds",
         type=int,
         metavar="N",
-        help=f"folds of the cross-validation over people (default: {_default('n_folds')})",
+        help=f"folds of the cross-validation over people (default: {default_of('n_folds')})",
     )
     group.add_argument(
         "--permutations",
         type=int,
         metavar="N",
-        help=f"orders of permuted labels, the control (default: {_default('permutations')})",
+        help=f"orders of permuted labels, the control (default: {default_of('permutations')})",
     )
-
-
-def _default(option: str) -> Any:
-    return next(field.default for field in dataclasses.fields(RunConfig) if field.name == option)

@@ -1,19 +1,22 @@
 """From the command line to a `RunConfig`; imports nothing heavy, so that ``--help`` is instant."""
 
 import argparse
-import dataclasses
 import logging
 import os
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pds_bids import __version__
+from pds_bids.cli.arguments import default_of, existing_file, values_of
 from pds_bids.cli.group_options import add_group
 from pds_bids.cli.train_options import add_training
-from pds_bids.config import (
+from pds_bids.config import RunConfig
+from pds_bids.devices import available_memory_mb
+from pds_bids.exceptions import UsageError
+from pds_bids.inference.card import SHIPPED, shipped_bundle
+from pds_bids.options import (
     DERIVATIVES,
     METHODS,
     OUTPUT_SPACES,
@@ -22,16 +25,12 @@ from pds_bids.config import (
     Device,
     EchoCombination,
     Ignore,
-    RunConfig,
     Runs,
     SegmentScheme,
     Synthesize,
     UnringingMethod,
-    available_memory_mb,
-    options_from_toml,
 )
-from pds_bids.exceptions import UsageError
-from pds_bids.inference.card import SHIPPED, shipped_bundle
+from pds_bids.options_file import options_from_toml
 
 __all__ = ["build_parser", "parse_args"]
 
@@ -102,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("output_dir", type=Path, help="folder of the derivative dataset to write")
     parser.add_argument(
         "analysis_level",
-        choices=_values(AnalysisLevel),
+        choices=values_of(AnalysisLevel),
         help="participant: preprocess and synthesise; group: gather the outputs of all participants, "
         "fidelity and diagnosis; train: fit a method to people who have both modalities",
     )
@@ -144,7 +143,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--bids-filter-file",
-        type=_existing_file,
+        type=existing_file,
         metavar="FILE",
         help='JSON file of PyBIDS filters for bold, dwi and t1w: {"bold": {"run": 2}, "t1w": {"acquisition": '
         'null}}; null means that a name lacks the entity, "*" that it has it',
@@ -167,9 +166,9 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--runs",
-        choices=_values(Runs),
+        choices=values_of(Runs),
         help="when a session has several runs of a modality: read the one with the most volumes, average all "
-        f"that differ in run- only, or synthesise from each on its own (default: {_default('runs')})",
+        f"that differ in run- only, or synthesise from each on its own (default: {default_of('runs')})",
     )
     group.add_argument(
         "--skip-bids-validation",
@@ -182,9 +181,9 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
 def _add_synthesis(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--synthesize",
-        choices=_values(Synthesize),
+        choices=values_of(Synthesize),
         help="what to synthesise: the modality that a session is missing, or one or both whether they were "
-        f"acquired or not, to compare (default: {_default('synthesize')})",
+        f"acquired or not, to compare (default: {default_of('synthesize')})",
     )
     group.add_argument(
         "--output-spaces",
@@ -198,15 +197,17 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="N",
         help="segments to cut the time or gradient axis into; short series get fewer "
-        f"(default: {_default('n_segments')})",
+        f"(default: {default_of('n_segments')})",
     )
     group.add_argument(
         "--segment-scheme",
-        choices=_values(SegmentScheme),
+        choices=values_of(SegmentScheme),
         help="how gradient directions go to segments: each segment gets a like spread of directions, or "
-        f"in the order of acquisition (default: {_default('segment_scheme')})",
+        f"in the order of acquisition (default: {default_of('segment_scheme')})",
     )
-    group.add_argument("--method", choices=METHODS, help=f"synthesis method (default: {_default('method')})")
+    group.add_argument(
+        "--method", choices=METHODS, help=f"synthesis method (default: {default_of('method')})"
+    )
     group.add_argument(
         "--model-dir",
         "--weights",
@@ -220,7 +221,7 @@ def _add_synthesis(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="SEED",
         help="master seed; every random draw derives its own seed from it by name, so that neither order nor "
-        f"number of processes changes an image (default: {_default('random_seed')})",
+        f"number of processes changes an image (default: {default_of('random_seed')})",
     )
 
 
@@ -236,30 +237,30 @@ def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="MM",
         help="framewise displacement above which a volume is left out of averages "
-        f"(default: {_default('fd_spike_threshold')})",
+        f"(default: {default_of('fd_spike_threshold')})",
     )
     group.add_argument(
         "--combine-echoes",
-        choices=_values(EchoCombination),
+        choices=values_of(EchoCombination),
         help="multi-echo BOLD: weight echoes by T2*, average them, or read the one nearest to T2* of grey "
-        f"matter (default: {_default('combine_echoes')})",
+        f"matter (default: {default_of('combine_echoes')})",
     )
     group.add_argument(
         "--denoise-method",
-        choices=_values(DenoiseMethod),
+        choices=values_of(DenoiseMethod),
         help="how to denoise diffusion series before anything is interpolated: Marchenko-Pastur PCA or "
-        f"Patch2Self (default: {_default('denoise_method')})",
+        f"Patch2Self (default: {default_of('denoise_method')})",
     )
     group.add_argument(
         "--unringing-method",
-        choices=_values(UnringingMethod),
+        choices=values_of(UnringingMethod),
         help="remove Gibbs ringing from diffusion series; not for images that the scanner interpolated or "
-        f"that were acquired with partial Fourier below 7/8 (default: {_default('unringing_method')})",
+        f"that were acquired with partial Fourier below 7/8 (default: {default_of('unringing_method')})",
     )
     group.add_argument(
         "--ignore",
         nargs="+",
-        choices=_values(Ignore),
+        choices=values_of(Ignore),
         help="what not to use although it is there; fieldmaps: do not correct susceptibility distortion; "
         "eddy: do not correct eddy currents of diffusion gradients",
     )
@@ -291,14 +292,14 @@ def _add_performance(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--device",
-        choices=_values(Device),
+        choices=values_of(Device),
         help="where the network runs; cuda fails when there is no GPU, auto takes one when there is one "
-        f"(default: {_default('device')})",
+        f"(default: {default_of('device')})",
     )
     group.add_argument(
         "--use-plugin",
         "--nipype-plugin-file",
-        type=_existing_file,
+        type=existing_file,
         metavar="FILE",
         help="YAML file with Nipype's plugin and plugin_args (default: MultiProc with --nprocs and --mem-mb)",
     )
@@ -318,7 +319,8 @@ def _add_modes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be done for every session and why not, then stop; writes nothing",
+        help="print what would be done for every session and why not, then stop; computes nothing and "
+        "writes nothing but that plan, into logs/",
     )
     group.add_argument(
         "--reports-only", action="store_true", help="only assemble the reports again, from existing figures"
@@ -339,11 +341,11 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--clean-workdir",
         action="store_true",
-        help="delete the intermediate files of this dataset after a run without failures",
+        help="delete the work folder after a run without failures",
     )
     group.add_argument(
         "--config-file",
-        type=_existing_file,
+        type=existing_file,
         metavar="FILE",
         help="TOML file with options, such as the one saved beside the outputs; the command line wins",
     )
@@ -380,16 +382,6 @@ def _check_folders(config: RunConfig) -> None:
             raise UsageError(f"{option}: there is no folder {folder}")
 
 
-def _values(options: type[StrEnum]) -> list[str]:
-    """Return the members as plain strings, which argparse shows as they are written."""
-    return [member.value for member in options]
-
-
-def _default(option: str) -> Any:
-    """Return the default of an option of `RunConfig`."""
-    return next(field.default for field in dataclasses.fields(RunConfig) if field.name == option)
-
-
 def _with_hyphens(argv: Sequence[str] | None) -> list[str] | None:
     """Replace underscores in the names of long options."""
     if argv is None:
@@ -409,13 +401,6 @@ def _label(prefix: str) -> Any:
         return stripped
 
     return label
-
-
-def _existing_file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text}")
-    return path
 
 
 def _memory_mb(text: str) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from pds_bids.cli.environment import prepare_environment
 from pds_bids.cli.parser import parse_args
 from pds_bids.cli.validate import check_device
-from pds_bids.config import AnalysisLevel, RunConfig
+from pds_bids.config import RunConfig
 from pds_bids.exceptions import PDSError
+from pds_bids.options import AnalysisLevel
 
 if TYPE_CHECKING:
     from pds_bids.plan import Plan

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pds_bids.config import METHODS, Device, RunConfig, Synthesize, TrainingData
+from pds_bids.config import RunConfig
 from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
+from pds_bids.options import METHODS, Device, Synthesize, TrainingData
 
 __all__ = ["run_training"]
 

@@ -1,11 +1,10 @@
 """Options of the level ``train``; imports nothing heavy."""
 
 import argparse
-import dataclasses
 from pathlib import Path
-from typing import Any
 
-from pds_bids.config import ModelSize, Precision, RunConfig, TrainingData
+from pds_bids.cli.arguments import default_of, existing_file, values_of
+from pds_bids.options import ModelSize, Precision, TrainingData
 
 __all__ = ["add_training"]
 
@@ -20,10 +19,10 @@ def add_training(group: argparse._ArgumentGroup) -> None:
 def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--training-data",
-        choices=[member.value for member in TrainingData],
+        choices=values_of(TrainingData),
         help="cohort: the people of BIDS_DIR who have both modalities, preprocessed if need be, or the "
         "derivatives themselves if this app has written BIDS_DIR; phantom: simulated people "
-        f"(default: {_default('training_data')})",
+        f"(default: {default_of('training_data')})",
     )
     group.add_argument(
         "--labels-dir",
@@ -33,7 +32,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--splits",
-        type=_existing_file,
+        type=existing_file,
         metavar="FILE",
         help="JSON with lists train, validation and test of people, such as splits.json of an earlier "
         "training (default: drawn at random, by person)",
@@ -43,14 +42,14 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model-size",
-        choices=[member.value for member in ModelSize],
-        help=f"size of the networks; paper needs a GPU (default: {_default('model_size')})",
+        choices=values_of(ModelSize),
+        help=f"size of the networks; paper needs a GPU (default: {default_of('model_size')})",
     )
     group.add_argument(
         "--max-updates",
         type=int,
         metavar="N",
-        help=f"updates of all stages together (default: {_default('max_updates')})",
+        help=f"updates of all stages together (default: {default_of('max_updates')})",
     )
     group.add_argument(
         "--max-minutes",
@@ -63,43 +62,43 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help=f"examples per update, over all processes (default: {_default('batch_size')})",
+        help=f"examples per update, over all processes (default: {default_of('batch_size')})",
     )
     group.add_argument(
         "--pass-size",
         type=int,
         metavar="N",
         help="examples in memory at once; gradients of several passes, in all processes, are "
-        f"added to one update (default: {_default('pass_size')})",
+        f"added to one update (default: {default_of('pass_size')})",
     )
     group.add_argument(
         "--learning-rate", type=float, metavar="RATE", help="peak (default: what suits the method)"
     )
     group.add_argument(
         "--precision",
-        choices=[member.value for member in Precision],
+        choices=values_of(Precision),
         help="of the passes through the networks; weights are always fp32 "
-        f"(default: {_default('precision')})",
+        f"(default: {default_of('precision')})",
     )
     group.add_argument(
         "--validate-every",
         type=int,
         metavar="N",
         help="updates between two looks at held-out people, with pictures "
-        f"(default: {_default('validate_every')})",
+        f"(default: {default_of('validate_every')})",
     )
     group.add_argument(
         "--save-every",
         type=int,
         metavar="N",
-        help=f"updates between two checkpoints (default: {_default('save_every')})",
+        help=f"updates between two checkpoints (default: {default_of('save_every')})",
     )
     group.add_argument(
         "--devices",
         type=int,
         metavar="N",
         help="GPUs, or processes on CPUs, of this machine; torchrun and srun decide themselves "
-        f"(default: {_default('devices')})",
+        f"(default: {default_of('devices')})",
     )
     group.add_argument(
         "--tensorboard", action="store_true", help="log for TensorBoard as well; it has to be installed"
@@ -120,7 +119,7 @@ def _add_start(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--perceptual-weights",
-        type=_existing_file,
+        type=existing_file,
         metavar="FILE",
         help="VGG16 weights for methods with a perceptual loss (default: an encoder of that layout, trained "
         "on projections of the training split)",
@@ -128,14 +127,3 @@ def _add_start(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--allow-download", action="store_true", help="fetch VGG16's ImageNet weights (528 MB) for it"
     )
-
-
-def _default(option: str) -> Any:
-    return next(field.default for field in dataclasses.fields(RunConfig) if field.name == option)
-
-
-def _existing_file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text}")
-    return path

@@ -2,9 +2,9 @@
 
 import os
 
-from pds_bids.config import Device
 from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import DeviceError
+from pds_bids.options import Device
 
 __all__ = ["check_device"]
 

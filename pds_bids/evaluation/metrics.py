@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from pds_bids.exceptions import GeometryError
 
-__all__ = ["SSIMKernel", "fit_affine", "fit_smooth_gain", "mae", "nrmse", "psnr", "ssim", "ssim_map"]
+__all__ = ["SSIMKernel", "fit_smooth_gain", "mae", "nrmse", "psnr", "ssim", "ssim_map"]
 
 # Constants of Wang et al. 2004, doi:10.1109/TIP.2003.819861.
 K1, K2 = 0.01, 0.03
@@ -149,16 +149,6 @@ def ssim(
         return float(values[mask].mean())
     border = GAUSSIAN_RADIUS if kernel is SSIMKernel.GAUSSIAN else UNIFORM_SIZE // 2
     return float(values[(slice(border, -border),) * values.ndim].mean())
-
-
-def fit_affine(image: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return ``offset + gain * image`` with the two numbers that fit `truth` best in the mask.
-
-    The result has seen the truth: scores of it forgive a wrong scale and offset and say so in their names.
-    """
-    design = np.stack([np.ones(int(mask.sum())), image[mask].astype(np.float64)], 1)
-    (offset, gain), *_ = np.linalg.lstsq(design, truth[mask].astype(np.float64), rcond=None)
-    return np.where(mask, offset + gain * image, 0)
 
 
 def fit_smooth_gain(

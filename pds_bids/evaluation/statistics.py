@@ -1,7 +1,7 @@
 """Statistics over subjects: paired tests, Holm's correction, bootstrap intervals, effect sizes.
 
-The unit is always the subject. Several images of one subject are averaged first (`subject_means`), and
-subjects that belong together (visits of a family, simulations of one head) are resampled together.
+The unit is always the subject: callers average the images of one subject first. Subjects that belong together
+(visits of a family, simulations of one head) are resampled together.
 """
 
 import warnings
@@ -20,11 +20,9 @@ __all__ = [
     "cohens_dz",
     "compare_paired",
     "exact_interval",
-    "hedges_g",
     "holm",
     "mcnemar_p",
     "signed_rank_p",
-    "subject_means",
 ]
 
 N_RESAMPLES = 5000
@@ -43,11 +41,6 @@ class Interval:
     estimate: float
     low: float
     high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether both ends lie on one side of zero."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -74,27 +67,6 @@ class PairedComparison:
     p: float
     p_holm: float
     effect_size: float
-
-
-def subject_means(values: Sequence[float], subjects: Sequence[Hashable]) -> dict[Hashable, float]:
-    """Average the images of every subject, in the order in which subjects first appear.
-
-    Raises
-    ------
-    DataError
-        If the two lists differ in length.
-
-    Examples
-    --------
-    >>> subject_means([1.0, 3.0, 5.0], ["a", "a", "b"])
-    {'a': 2.0, 'b': 5.0}
-    """
-    if len(values) != len(subjects):
-        raise DataError(f"{len(values)} values of {len(subjects)} subjects; give one subject per value")
-    grouped: dict[Hashable, list[float]] = {}
-    for value, subject in zip(values, subjects, strict=True):
-        grouped.setdefault(subject, []).append(float(value))
-    return {subject: float(np.mean(each)) for subject, each in grouped.items()}
 
 
 def bootstrap_interval(
@@ -278,28 +250,6 @@ def cohens_dz(differences: np.ndarray) -> float:
     if len(values) < 2 or not (spread := values.std(ddof=1)) > 0:
         return _undefined(f"{len(values)} differences without spread", float("nan")).estimate
     return float(values.mean() / spread)
-
-
-def hedges_g(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the difference of two groups' means over their pooled deviation, corrected for small groups.
-
-    Returns
-    -------
-    float
-        Positive where `first` is larger; ``nan`` with a warning where undefined.
-
-    References
-    ----------
-    Hedges 1981, doi:10.3102/10769986006002107.
-    """
-    a, b = (np.asarray(group, np.float64) for group in (first, second))
-    freedom = len(a) + len(b) - 2
-    if min(len(a), len(b)) < 2:
-        return _undefined(f"groups of {len(a)} and {len(b)}", float("nan")).estimate
-    pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
-    if not pooled > 0:
-        return _undefined("groups without spread", float("nan")).estimate
-    return float((a.mean() - b.mean()) / pooled * (1 - 3 / (4 * freedom - 1)))
 
 
 def compare_paired(

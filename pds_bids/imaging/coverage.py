@@ -11,7 +11,7 @@ from pds_bids.imaging.grid import Grid, PointMap, apply_affine
 from pds_bids.imaging.series import Series, volume_blocks
 from pds_bids.imaging.tissues import Template
 
-__all__ = ["Coverage", "brain_coverage", "empty_planes", "seen_planes"]
+__all__ = ["Coverage", "brain_coverage", "seen_planes"]
 
 # Less than this share of the brain outside of the field of view is the uncertainty of the registration.
 MISSING_MIN = 0.02
@@ -165,15 +165,6 @@ def seen_planes(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             finite = np.nan_to_num(block, posinf=0, neginf=0)
             seen[axis] |= (finite.max(others) > finite.min(others)).any(1)
     return seen[0], seen[1], seen[2]
-
-
-def empty_planes(series: Series) -> dict[str, list[int]]:
-    """Return the 0-based planes without signal by axis ``x``, ``y``, ``z``, only axes that have some."""
-    return {
-        axis: np.flatnonzero(~planes).tolist()
-        for axis, planes in zip("xyz", seen_planes(series), strict=True)
-        if not planes.all()
-    }
 
 
 def _limits(seen: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

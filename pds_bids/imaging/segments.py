@@ -13,7 +13,6 @@ __all__ = [
     "SegmentRow",
     "bold_segments",
     "dwi_segments",
-    "electrostatic_energy",
     "segment_rows",
 ]
 
@@ -188,28 +187,6 @@ def dwi_segments(
         Segment(k + 1, tuple(weighted[label == k].tolist()), tuple(b0_parts[k].tolist()))
         for k in range(count)
     ]
-
-
-def electrostatic_energy(bvecs: np.ndarray) -> float:
-    """Return the mean energy of pairs of directions and their antipodes; lower means better spread.
-
-    Parameters
-    ----------
-    bvecs : ndarray
-        ``(N, 3)`` unit vectors.
-
-    Returns
-    -------
-    float
-        Mean over pairs of ``1/|g - h| + 1/|g + h|``; ``nan`` for fewer than two directions.
-
-    Examples
-    --------
-    >>> round(electrostatic_energy(np.eye(3)), 4)  # three orthogonal axes: 2 / sqrt(2)
-    1.4142
-    """
-    upper = np.triu_indices(len(bvecs), 1)
-    return float(_pair_energy(np.asarray(bvecs, float))[upper].mean()) if len(bvecs) > 1 else float("nan")
 
 
 def segment_rows(

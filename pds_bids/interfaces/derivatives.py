@@ -36,6 +36,12 @@ class Volumes(StrEnum):
     FIRST = "first"
     REST = "rest"
 
+    def of(self, stack: np.ndarray) -> np.ndarray:
+        """Return these volumes of a stack."""
+        if self is Volumes.FIRST:
+            return stack[..., 0]
+        return stack[..., 1:] if self is Volumes.REST else stack
+
 
 class _SaveDerivativesInputSpec(DynamicTraitedSpec, BaseInterfaceInputSpec):
     output_dir = Directory(mandatory=True, desc="derivative dataset")
@@ -111,11 +117,7 @@ class SaveDerivatives(SimpleInterface):
 
     def _write_image(self, output: str, source: Path, path: Path) -> None:
         data, grid = load(source)
-        chosen = Volumes(self.inputs.volumes.get(output, Volumes.ALL))
-        if chosen is Volumes.FIRST:
-            data = data[..., 0]
-        elif chosen is Volumes.REST:
-            data = data[..., 1:]
+        data = Volumes(self.inputs.volumes.get(output, Volumes.ALL)).of(data)
         in_template = is_on_template_grid(path)
         data, vox2ras = (data, grid.vox2ras) if in_template else self._as_stored(data)
         write_nifti(

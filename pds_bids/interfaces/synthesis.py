@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from nipype.interfaces.base import (
@@ -17,19 +18,71 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.base.support import Bunch
 
-from pds_bids.bids.sidecars import INTENDED_USE_WARNING
+from pds_bids.bids.names import output_path
+from pds_bids.bids.sidecars import INTENDED_USE_WARNING, synthetic_header
 from pds_bids.bids.write import write_json, write_nifti
 from pds_bids.imaging.grid import resample
+from pds_bids.interfaces.derivatives import Volumes
 from pds_bids.interfaces.images import load, load_map, save
-from pds_bids.modalities import ANATOMY, MODALITIES, TARGETS, Modality, field_prefix
-from pds_bids.template import MODEL_GRID, SPACE
+from pds_bids.modalities import ANATOMY, MODALITIES, TARGETS, Direction, Modality, field_prefix
+from pds_bids.template import MODEL_GRID
 
-__all__ = ["SYNTHETIC_FIELDS", "NameSources", "NameSynthetic", "Synthesize", "SyntheticToNative"]
+__all__ = [
+    "SYNTHETIC_FIELDS",
+    "NameSources",
+    "NameSynthetic",
+    "Synthesize",
+    "SyntheticImage",
+    "SyntheticToNative",
+    "synthetic_images",
+]
 
 #: What `Synthesize` gives: mean and standard deviation of every contrast, those of a direction.
 SYNTHETIC_FIELDS = tuple(
     dict.fromkeys(f"{field_prefix(c)}{what}" for c in TARGETS for what in ("mean", "std"))
 )
+
+
+class SyntheticImage(NamedTuple):
+    """One image that is written of a synthetic modality.
+
+    Parameters
+    ----------
+    key : str
+        Row of ``data/io_spec.json``.
+    name : str
+        Output of `NameSynthetic`.
+    stack : str
+        Field that it is made from, out of `SYNTHETIC_FIELDS`.
+    volumes : Volumes
+        Which volumes of the stack.
+    """
+
+    key: str
+    name: str
+    stack: str
+    volumes: Volumes = Volumes.FIRST
+
+
+def synthetic_images(target: Modality) -> list[SyntheticImage]:
+    """Return every image that is written of a synthetic modality, the main one first.
+
+    Examples
+    --------
+    >>> [image.key for image in synthetic_images(Modality.BOLD)]
+    ['synthetic', 'synthetic_segments', 'synthetic_std']
+    >>> [image.stack for image in synthetic_images(Modality.DWI)][3:]
+    ['b0_mean', 'b0_std', 'fa_mean', 'fa_std', 'md_mean', 'md_std']
+    """
+    images = [
+        SyntheticImage("synthetic", "synthetic", "mean"),
+        SyntheticImage("synthetic_segments", "segments", "mean", Volumes.REST),
+        SyntheticImage("synthetic_std", "std", "std"),
+    ]
+    for contrast in MODALITIES[target].contrasts[1:]:
+        images.append(SyntheticImage(f"synthetic_{contrast}", str(contrast), f"{contrast}_mean"))
+        images.append(SyntheticImage(f"synthetic_{contrast}std", f"{contrast}_std", f"{contrast}_std"))
+    return images
 
 
 class _NameSourcesInputSpec(BaseInterfaceInputSpec):
@@ -108,18 +161,23 @@ class Synthesize(CommandLine):
         return outputs
 
 
-class _SyntheticToNativeInputSpec(BaseInterfaceInputSpec):
+class _StacksInputSpec(BaseInterfaceInputSpec):
+    """What `Synthesize` gives, as inputs."""
+
+    mean = File(exists=True, mandatory=True, desc="4D, model grid: from the mean, then per segment")
+    std = File(exists=True, mandatory=True, desc="4D, model grid: standard deviation of the same")
+    b0_mean = File(exists=True, desc="DWI: 4D, model grid")
+    b0_std = File(exists=True, desc="DWI: 4D, model grid")
+    fa_mean = File(exists=True, desc="DWI: 4D, model grid")
+    fa_std = File(exists=True, desc="DWI: 4D, model grid")
+    md_mean = File(exists=True, desc="DWI: 4D, model grid, mm^2/s")
+    md_std = File(exists=True, desc="DWI: 4D, model grid, mm^2/s")
+
+
+class _SyntheticToNativeInputSpec(_StacksInputSpec):
     native2template = File(exists=True, mandatory=True, desc="point map from the source's grid")
     mask = File(exists=True, mandatory=True, desc="brain mask of the source, native")
     template_mask = File(exists=True, mandatory=True, desc="where there is a prediction, model grid")
-    mean = File(exists=True, mandatory=True, desc="4D, model grid")
-    std = File(exists=True, mandatory=True, desc="4D, model grid")
-    b0_mean = File(exists=True, desc="4D, model grid")
-    b0_std = File(exists=True, desc="4D, model grid")
-    fa_mean = File(exists=True, desc="4D, model grid")
-    fa_std = File(exists=True, desc="4D, model grid")
-    md_mean = File(exists=True, desc="4D, model grid")
-    md_std = File(exists=True, desc="4D, model grid")
 
 
 class _SyntheticToNativeOutputSpec(TraitedSpec):
@@ -161,16 +219,8 @@ class SyntheticToNative(SimpleInterface):
         return runtime
 
 
-class _NameSyntheticInputSpec(BaseInterfaceInputSpec):
+class _NameSyntheticInputSpec(_StacksInputSpec):
     target = traits.Enum(*[str(m) for m in Modality], mandatory=True, desc="what was synthesised")
-    mean = File(exists=True, mandatory=True, desc="4D: from the mean, then per segment")
-    std = File(exists=True, mandatory=True, desc="4D, of the same")
-    b0_mean = File(exists=True, desc="4D, DWI")
-    b0_std = File(exists=True, desc="4D, DWI")
-    fa_mean = File(exists=True, desc="4D, DWI")
-    fa_std = File(exists=True, desc="4D, DWI")
-    md_mean = File(exists=True, desc="4D, DWI, mm^2/s")
-    md_std = File(exists=True, desc="4D, DWI, mm^2/s")
     metadata = File(exists=True, mandatory=True, desc="JSON: model, seeds, device")
 
 
@@ -194,43 +244,34 @@ class NameSynthetic(SimpleInterface):
     output_spec = _NameSyntheticOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        target = self.inputs.target
-        stem = f"space-{SPACE}_res-3"
-        description = f"SYNTHETIC {target} predicted from {Modality(target).other} by pds-bids; not acquired"
-        ref = f"{target}ref"
-        outputs: list[tuple[str, str, str, int | slice]] = [
-            ("synthetic", "mean", f"desc-synthetic_{ref}", 0),
-            ("std", "std", f"desc-synthetic+std_{ref}", 0),
-            ("segments", "mean", f"desc-synthetic+segments_{ref}", slice(1, None)),
-            ("b0", "b0_mean", f"desc-synthetic+b0_{ref}", 0),
-            ("b0_std", "b0_std", f"desc-synthetic+b0std_{ref}", 0),
-        ]
-        for name in ("fa", "md"):
-            outputs += [
-                (name, f"{name}_mean", f"model-tensor_param-{name}_desc-synthetic_dwimap", 0),
-                (f"{name}_std", f"{name}_std", f"model-tensor_param-{name}_desc-synthetic+std_dwimap", 0),
-            ]
-        for field, source, end, volumes in outputs:
-            path = getattr(self.inputs, source)
+        direction = Direction.to(Modality(self.inputs.target))
+        for image in synthetic_images(direction.target):
+            path = getattr(self.inputs, image.stack)
             if not path:
                 continue
             data, grid = load(path)
-            out_file = Path.cwd() / f"{stem}_{end}.nii.gz"
+            out_file = _own_name(image.key, direction.target)
             write_nifti(
                 out_file,
-                np.asarray(data[..., volumes]),
+                np.asarray(image.volumes.of(data)),
                 grid.vox2ras,
-                description=description,
+                description=synthetic_header(direction),
                 is_template_space=True,
             )
-            self._results[field] = str(out_file)
+            self._results[image.name] = str(out_file)
         made = json.loads(Path(self.inputs.metadata).read_text())
-        sidecar = Path.cwd() / f"{stem}_desc-synthetic_{ref}.json"
+        sidecar = _own_name("synthetic", direction.target, extension=".json")
         write_json(
             sidecar,
             {"Description": INTENDED_USE_WARNING, "Synthetic": True, "SkullStripped": True}
-            | {"SyntheticFrom": str(Modality(target).other)}
+            | {"SyntheticFrom": str(direction.source)}
             | made,
         )
         self._results["sidecar"] = str(sidecar)
         return runtime
+
+
+def _own_name(key: str, target: Modality, extension: str | None = None) -> Path:
+    """Return the name of an output in the folder of the node; no participant is known here."""
+    path = output_path(key, {"sub": ""}, target, in_template=True, extension=extension)
+    return Path.cwd() / path.name.removeprefix("sub-_")

@@ -1,7 +1,8 @@
 """Paragraphs of the methods text that describe the preprocessing, in Markdown with Pandoc citations."""
 
-from pds_bids.config import EchoCombination, Ignore, RunConfig
+from pds_bids.config import RunConfig
 from pds_bids.modalities import Modality
+from pds_bids.options import EchoCombination, Ignore
 from pds_bids.plan import SessionPlan
 
 _PHASE_ENCODING = {"PhaseEncodingDirection", "PhaseEncodingAxis"}

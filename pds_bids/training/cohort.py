@@ -290,21 +290,13 @@ def load_cohort(
     visits, unreadable = _readable(visits)
     left_out += unreadable
     names = sorted({visit.participant for visit in visits})
-    if split is None and len(names) < FEWEST:
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out[:10])
-        raise NothingSelectedError(
-            f"{tree}: {len(names)} people have both modalities preprocessed, training needs {FEWEST} or "
-            f"more. Left out: {reasons or 'nobody, the folder holds no outputs'}"
-        )
-    if split is None:
-        n_validation, n_test = (max(1, round(share * len(names))) for share in (VALIDATION_SHARE, TEST_SHARE))
-        split = split_subjects(names, seed, n_validation, n_test)
+    split = split or _drawn_split(tree, names, left_out, seed)
     part_of = {name: part for part, members in asdict(split).items() for name in members}
     absent = sorted(set(part_of) - set(names))
     if absent:
         raise UsageError(f"--splits: {', '.join(absent)} cannot be used; {tree} has: {', '.join(names)}")
-    rows = [(visit.label, part_of.get(visit.participant, "left out"), "") for visit in visits]
-    rows = [(label, part, "not in the split" * (part == "left out")) for label, part, _ in rows]
+    parts = [(visit.label, part_of.get(visit.participant, "left out")) for visit in visits]
+    rows = [(label, part, "not in the split" if part == "left out" else "") for label, part in parts]
     rows += [(label, "left out", reason) for label, reason in left_out]
     write_tsv(record, ("visit", "part", "reason"), sorted(rows))
     train, validation, test = (
@@ -328,6 +320,18 @@ def load_cohort(
         description=description,
         groups=known if all(known) and len(set(known)) > 1 else (),
     )
+
+
+def _drawn_split(tree: Path, names: list[str], left_out: list[tuple[str, str]], seed: int) -> Split:
+    """Return a random split of the people, of whom there must be enough."""
+    if len(names) < FEWEST:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out[:10])
+        raise NothingSelectedError(
+            f"{tree}: {len(names)} people have both modalities preprocessed, training needs {FEWEST} or "
+            f"more. Left out: {reasons or 'nobody, the folder holds no outputs'}"
+        )
+    n_validation, n_test = (max(1, round(share * len(names))) for share in (VALIDATION_SHARE, TEST_SHARE))
+    return split_subjects(names, seed, n_validation, n_test)
 
 
 def _readable(visits: Sequence[Visit]) -> tuple[list[Visit], list[tuple[str, str]]]:

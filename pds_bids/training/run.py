@@ -164,26 +164,13 @@ def train(
         is_download_allowed=plan.is_download_allowed,
         n_encoder_updates=plan.n_encoder_updates,
     )
+    examples = ExampleStream(people.train, window, Augmentation(), derive_seed(plan.config.seed, "examples"))
     config = replace(plan.config, learning_rate=plan.learning_rate or method.learning_rate)
-    examples = ExampleStream(people.train, window, Augmentation(), derive_seed(config.seed, "examples"))
-    record = {
-        "method": plan.method,
-        "architecture": method.architecture,
-        "weights_from": str(plan.weights_from or ""),
-        "fingerprint": people.description.get("fingerprint", ""),
-    }
     if plan.minutes is not None:
         n_updates = _length(plan.minutes, machine, method, config, examples, folder / "length.json")
         config = replace(config, n_updates=n_updates)
-    _check_same(record, folder / "training.json", is_resuming=checkpoint.exists())
-    write_json(folder / "training.json", record)
-    updater = Updater(method, config, machine.device_type)
-    if checkpoint.exists():
-        updater.resume(checkpoint)
-        LOGGER.info("goes on after update %d of %d", updater.update_count, config.n_updates)
-    if _rank() == 0:
-        for path in (*folder.glob("losses*.csv"), folder / "validation.csv"):
-            forget_rows(path, updater.update_count)
+    _keep_record(plan, method, people, folder / "training.json", is_resuming=checkpoint.exists())
+    updater = _get_updater(method, config, machine, folder)
     updates = UpdateStream(
         examples,
         config.batch_size,
@@ -201,7 +188,6 @@ def train(
         # Lightning has brought it back from the GPU.
         updater.average.to(machine.device_type)
         measured = list(people.atlas_indices)[:N_MEASURED]
-        ranges = source_ranges(people.train, window, measured)
         export(
             updater,
             statistics,
@@ -210,7 +196,7 @@ def train(
             training,
             window=window,
             grid=people.template.grid,
-            ranges=ranges,
+            ranges=source_ranges(people.train, window, measured),
         )
     return bundle
 
@@ -277,16 +263,36 @@ def _length(
     return int(json.loads(path.read_text())["n_updates"])
 
 
-def _check_same(record: dict[str, Any], path: Path, *, is_resuming: bool) -> None:
-    if not is_resuming or not path.exists():
-        return
-    stored = json.loads(path.read_text())
-    differing = sorted(name for name in record if stored.get(name) != record[name])
-    if differing:
-        raise UsageError(
-            f"{path.parent} holds a training that differs in {', '.join(differing)}; repeat its settings to "
-            "go on, or name another output folder"
-        )
+def _keep_record(plan: Plan, method: Method, people: People, path: Path, *, is_resuming: bool) -> None:
+    """Write what a training must have in common with the one that it goes on from."""
+    record = {
+        "method": plan.method,
+        "architecture": method.architecture,
+        "weights_from": str(plan.weights_from or ""),
+        "fingerprint": people.description.get("fingerprint", ""),
+    }
+    if is_resuming and path.exists():
+        stored = json.loads(path.read_text())
+        differing = sorted(name for name in record if stored.get(name) != record[name])
+        if differing:
+            raise UsageError(
+                f"{path.parent} holds a training that differs in {', '.join(differing)}; repeat its settings "
+                "to go on, or name another output folder"
+            )
+    write_json(path, record)
+
+
+def _get_updater(method: Method, config: TrainConfig, machine: Machine, folder: Path) -> Updater:
+    """Return the state of the training: new, or that of the checkpoint; tables forget what came after it."""
+    updater = Updater(method, config, machine.device_type)
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists():
+        updater.resume(checkpoint)
+        LOGGER.info("goes on after update %d of %d", updater.update_count, config.n_updates)
+    if _rank() == 0:
+        for path in (*folder.glob("losses*.csv"), folder / "validation.csv"):
+            forget_rows(path, updater.update_count)
+    return updater
 
 
 def validation_batches(pairs: PairSource, window: Window, n_pairs: int) -> list[Example]:

@@ -10,13 +10,14 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.names import log_dir, output_path
 from pds_bids.bids.series import Series
-from pds_bids.config import Device, Ignore, RunConfig
+from pds_bids.config import RunConfig
 from pds_bids.devices import visible_gpus
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w, ResampleT1w
 from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS
 from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import MAP_UNITS, Direction, Modality
+from pds_bids.options import Device, Ignore
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.bold import init_bold_wf

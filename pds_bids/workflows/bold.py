@@ -5,7 +5,6 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.fieldmaps import Fieldmap
 from pds_bids.bids.series import Series
-from pds_bids.config import EchoCombination
 from pds_bids.interfaces.series import (
     BoldMotion,
     BoldReference,
@@ -14,6 +13,7 @@ from pds_bids.interfaces.series import (
     ConformSeries,
     MeanVolumes,
 )
+from pds_bids.options import EchoCombination
 from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS
@@ -88,7 +88,6 @@ def init_bold_wf(
         The mean before and after, for the report.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = identity(["t1w", "t1w_mask"], name="inputnode")
     outputnode = identity(SERIES_FIELDS, name="outputnode")
     conform = pe.Node(
         ConformSeries(in_files=[str(run.path) for run in series.runs]), name="conform", mem_gb=BLOCKS_GB
@@ -118,20 +117,7 @@ def init_bold_wf(
         (whole, outputnode, [("out_file", "series")]),
     ])  # fmt: skip
     if fieldmap is not None:
-        raw_mean = pe.Node(MeanVolumes(), name="distorted_mean", mem_gb=BLOCKS_GB)
-        distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
-        distortion_wf.inputs.inputnode.n_volumes = series.total_volumes
-        workflow.connect([
-            (whole, raw_mean, [("out_file", "in_file")]),
-            (hmc, raw_mean, [("motion", "motion")]),
-            (reference, raw_mean, [("dummies", "dummies")]),
-            (raw_mean, distortion_wf, [("out_file", "inputnode.distorted_mean")]),
-            (inputnode, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
-            (distortion_wf, mean, [("outputnode.distortion", "distortion")]),
-            # A list of its own: Nipype takes it apart.
-            (distortion_wf, outputnode, list(DISTORTION_OUTPUTS)),
-            (raw_mean, outputnode, [("out_file", "distorted")]),
-        ])  # fmt: skip
+        _add_distortion(workflow, series, fieldmap, whole, omp_nthreads)
     return workflow
 
 
@@ -155,3 +141,24 @@ def _add_echoes(workflow: pe.Workflow, series: Series, combination: EchoCombinat
         (workflow.get_node("reference"), combine, [("dummies", "dummies")]),
     ])  # fmt: skip
     return combine
+
+
+def _add_distortion(
+    workflow: pe.Workflow, series: Series, fieldmap: Fieldmap, whole: pe.Node, omp_nthreads: int
+) -> None:
+    """Estimate the field at the mean as it was acquired, and undo it in the mean."""
+    inputnode, outputnode = identity(["t1w", "t1w_mask"], name="inputnode"), workflow.get_node("outputnode")
+    raw_mean = pe.Node(MeanVolumes(), name="distorted_mean", mem_gb=BLOCKS_GB)
+    distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
+    distortion_wf.inputs.inputnode.n_volumes = series.total_volumes
+    workflow.connect([
+        (whole, raw_mean, [("out_file", "in_file")]),
+        (workflow.get_node("hmc"), raw_mean, [("motion", "motion")]),
+        (workflow.get_node("reference"), raw_mean, [("dummies", "dummies")]),
+        (raw_mean, distortion_wf, [("out_file", "inputnode.distorted_mean")]),
+        (inputnode, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
+        (distortion_wf, workflow.get_node("mean"), [("outputnode.distortion", "distortion")]),
+        # A list of its own: Nipype takes it apart.
+        (distortion_wf, outputnode, list(DISTORTION_OUTPUTS)),
+        (raw_mean, outputnode, [("out_file", "distorted")]),
+    ])  # fmt: skip

@@ -18,12 +18,14 @@ from pds_bids.bids.sidecars import (
     acquired_sidecar,
     bids_uri,
     mask_sidecar,
+    synthetic_header,
     synthetic_sidecar,
 )
-from pds_bids.config import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.interfaces.derivatives import SaveDerivatives, Volumes
 from pds_bids.interfaces.quality import ParcelTable, SegmentTable, SourceQuality
+from pds_bids.interfaces.synthesis import synthetic_images
 from pds_bids.modalities import Direction, Modality
+from pds_bids.options import NATIVE_SPACE, TEMPLATE_SPACE
 from pds_bids.plan import SessionPlan
 from pds_bids.template import ATLAS_NAME
 from pds_bids.workflows.nodes import identity
@@ -44,7 +46,7 @@ SEGMENT_COLUMNS = {
     "b_values_s_mm2": {"Description": "b-values of the volumes, rounded to 50", "Units": "s/mm^2"},
     "n_b0": {"Description": "Share of b = 0 volumes"},
 }
-SHELL_UNITS = "arbitrary: those of the scan, after bias correction"
+SCAN_UNITS = "arbitrary: those of the scan, after bias correction"
 PARCEL_TEXT = "Mean of each parcel inside the brain mask; one row per segment, one column per parcel"
 
 
@@ -224,7 +226,7 @@ def save_series(
         sidecar = {"Description": "Head motion, one ITK transform per volume"}
         outputs.append(_Output("hmc", "motion", sidecar=sidecar))
     if series.modality is Modality.DWI:
-        shells = image("shells", in_template=False) | {"Units": SHELL_UNITS}
+        shells = image("shells", in_template=False) | {"Units": SCAN_UNITS}
         outputs += [
             _Output("shells", "shells", sidecar=shells, more="shells_json"),
             *(_map_output(key, raws, in_template=there) for key in ("fa", "md") for there in (False, True)),
@@ -264,7 +266,7 @@ def save_synthetic(
     bids_dir, output_dir : Path
         Input dataset, and the derivative dataset.
     output_spaces : iterable of str
-        Out of `pds_bids.config.OUTPUT_SPACES`.
+        Out of `pds_bids.options.OUTPUT_SPACES`.
     atlas : str
         Name of the atlas, for the table of parcels.
     name : str
@@ -287,19 +289,9 @@ def save_synthetic(
     outputs = []
     for space in output_spaces:
         in_template, prefix = space == TEMPLATE_SPACE, "native_" if space == NATIVE_SPACE else ""
-        kinds = [
-            ("synthetic", "mean", Volumes.FIRST),
-            ("synthetic_segments", "mean", Volumes.REST),
-            ("synthetic_std", "std", Volumes.FIRST),
-        ]
-        for contrast in direction.targets[1:]:
-            kinds += [
-                (f"synthetic_{contrast}", f"{contrast}_mean", Volumes.FIRST),
-                (f"synthetic_{contrast}std", f"{contrast}_std", Volumes.FIRST),
-            ]
-        for key, field, volumes in kinds:
+        for key, _, stack, volumes in synthetic_images(direction.target):
             sidecar = synthetic_sidecar(key, provenance, in_template=in_template, reference=raw)
-            outputs.append(_Output(key, prefix + field, in_template, volumes=volumes, sidecar=sidecar))
+            outputs.append(_Output(key, prefix + stack, in_template, volumes=volumes, sidecar=sidecar))
         sidecar = mask_sidecar("synthetic_mask", raws, in_template=in_template, reference=raw)
         outputs.append(_Output("synthetic_mask", f"{prefix}mask", in_template, sidecar=sidecar))
     outputs += [
@@ -311,10 +303,9 @@ def save_synthetic(
             sidecar={"Description": PARCEL_TEXT, "Atlas": atlas, "Synthetic": True},
         ),
     ]
-    description = f"SYNTHETIC {direction.target} predicted from {direction.source} by pds-bids; not acquired"
     entities, target = session.entities_of(direction), direction.target
     node = _node(name, outputs, entities, target, output_dir, atlas, like=source.path, names=["metadata"])
-    node.inputs.description = description
+    node.inputs.description = synthetic_header(direction)
     return node
 
 
@@ -329,7 +320,10 @@ def save_t1w(session: SessionPlan, *, bids_dir: Path, output_dir: Path, name: st
     if session.t1w is None:
         raise ValueError(f"{session.label}: no T1w image to write")
     sources = [bids_uri(session.t1w, bids_dir, RAW)]
-    sidecar = acquired_sidecar("t1w", sources, in_template=True) | {"BiasCorrected": "N4"}
+    sidecar = acquired_sidecar("t1w", sources, in_template=True) | {
+        "BiasCorrected": "N4",
+        "Units": SCAN_UNITS,
+    }
     entities = split_name(session.t1w.name)[0]
     outputs = [_Output("t1w", "template_t1w", True, sidecar=sidecar)]
     return _node(name, outputs, entities, None, output_dir, "", like=session.t1w)
@@ -340,8 +334,7 @@ def required_outputs(session: SessionPlan, output_spaces: Iterable[str]) -> list
     required = []
     for direction in session.directions:
         entities = session.entities_of(direction)
-        keys = ["synthetic", "synthetic_segments", "synthetic_std", "synthetic_mask"]
-        keys += [f"synthetic_{c}{end}" for c in direction.targets[1:] for end in ("", "std")]
+        keys = [*(image.key for image in synthetic_images(direction.target)), "synthetic_mask"]
         for space in output_spaces:
             for key in keys:
                 path = output_path(key, entities, direction.target, in_template=space == TEMPLATE_SPACE)

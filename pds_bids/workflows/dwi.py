@@ -6,7 +6,6 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.fieldmaps import Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
-from pds_bids.config import DenoiseMethod, UnringingMethod
 from pds_bids.interfaces.dwi import DenoiseDWI, TensorFit
 from pds_bids.interfaces.dwi_motion import DWIMotion, JoinEddy
 from pds_bids.interfaces.series import (
@@ -17,6 +16,7 @@ from pds_bids.interfaces.series import (
     LeaveOut,
     MeanVolumes,
 )
+from pds_bids.options import DenoiseMethod, UnringingMethod
 from pds_bids.workflows.distortion import init_distortion_wf
 from pds_bids.workflows.nodes import identity
 from pds_bids.workflows.series import BLOCKS_GB, DISTORTION_OUTPUTS, SERIES_FIELDS
@@ -96,7 +96,6 @@ def init_dwi_wf(
         Mean of the b0 volumes, which is what is registered.
     """
     workflow = pe.Workflow(name=name)
-    identity_inputs = identity(["t1w", "t1w_mask"], name="inputnode")
     outputnode = identity(SERIES_FIELDS, name="outputnode")
     outputnode.inputs.dummies = []
     files = [str(run.path) for run in series.runs]
@@ -132,30 +131,10 @@ def init_dwi_wf(
         (brain, outputnode, [("mask", "mask"), ("bias", "bias"), ("other_scale", "scale")]),
         (hmc, outputnode, [("quality", "motion_quality")]),
     ])  # fmt: skip
+    undoes_distortion = _add_eddy(workflow, axes) if any(axis for _, axis in axes) else mean
     moved, table = hmc, gradients
-    has_eddy = any(axis for _, axis in axes)
-    if has_eddy:
-        hmc.inputs.group_files = [str(path) for path, _ in axes]
-        hmc.inputs.phase_axes = [axis for _, axis in axes]
-        eddy = pe.Node(JoinEddy(), name="eddy")
-        workflow.connect([
-            (hmc, eddy, [("eddy", "eddy")]),
-            (hmc, outputnode, [("eddy", "eddy")]),
-            (eddy, mean, [("distortion", "distortion")]),
-            (eddy, outputnode, [("distortion", "distortion")]),
-        ])  # fmt: skip
     if fieldmap is not None:
-        distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
-        # With eddy currents, what resampling needs comes from the node that joins the two.
-        shown = [(a, b) for a, b in DISTORTION_OUTPUTS if not (has_eddy and b == "distortion")]
-        workflow.connect([
-            (identity_inputs, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
-            (distortion_wf, eddy if has_eddy else mean, [("outputnode.distortion", "distortion")]),
-            (distortion_wf, outputnode, shown),
-        ])  # fmt: skip
-        is_pair = fieldmap.kind is FieldmapKind.DWI_PAIR
-        add = _connect_pair if is_pair else _connect_fieldmap
-        moved, table = add(workflow, series, clean, distortion_wf)
+        moved, table = _add_distortion(workflow, series, fieldmap, clean, undoes_distortion, omp_nthreads)
     workflow.connect([
         (moved, mean, [("motion", "motion")]),
         (moved, outputnode, [("motion", "motion"), ("motion", "head_motion")]),
@@ -185,6 +164,44 @@ def _add_denoising(
     node = pe.Node(interface, name="denoise", n_procs=omp_nthreads, mem_gb=mem_gb)
     workflow.add_nodes([node])
     return node
+
+
+def _add_eddy(workflow: pe.Workflow, axes: list[tuple[Path, str]]) -> pe.Node:
+    """Let head motion estimate eddy currents, and return the node that joins them to the field."""
+    hmc, outputnode = workflow.get_node("hmc"), workflow.get_node("outputnode")
+    hmc.inputs.group_files = [str(path) for path, _ in axes]
+    hmc.inputs.phase_axes = [axis for _, axis in axes]
+    eddy = pe.Node(JoinEddy(), name="eddy")
+    workflow.connect([
+        (hmc, eddy, [("eddy", "eddy")]),
+        (hmc, outputnode, [("eddy", "eddy")]),
+        (eddy, workflow.get_node("mean"), [("distortion", "distortion")]),
+        (eddy, outputnode, [("distortion", "distortion")]),
+    ])  # fmt: skip
+    return eddy
+
+
+def _add_distortion(
+    workflow: pe.Workflow,
+    series: Series,
+    fieldmap: Fieldmap,
+    clean: pe.Node,
+    undoes_distortion: pe.Node,
+    omp_nthreads: int,
+) -> tuple[pe.Node, pe.Node]:
+    """Estimate the field; return who knows the motion and the gradients after it."""
+    inputnode = identity(["t1w", "t1w_mask"], name="inputnode")
+    distortion_wf = init_distortion_wf(series, fieldmap, omp_nthreads=omp_nthreads, mem_gb=1)
+    # With eddy currents, what resampling needs comes from the node that joins the two.
+    has_eddy = undoes_distortion.name == "eddy"
+    shown = [(a, b) for a, b in DISTORTION_OUTPUTS if not (has_eddy and b == "distortion")]
+    workflow.connect([
+        (inputnode, distortion_wf, [("t1w", "inputnode.t1w"), ("t1w_mask", "inputnode.t1w_mask")]),
+        (distortion_wf, undoes_distortion, [("outputnode.distortion", "distortion")]),
+        (distortion_wf, workflow.get_node("outputnode"), shown),
+    ])  # fmt: skip
+    connect = _connect_pair if fieldmap.kind is FieldmapKind.DWI_PAIR else _connect_fieldmap
+    return connect(workflow, series, clean, distortion_wf)
 
 
 def _connect_fieldmap(

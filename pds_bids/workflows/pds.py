@@ -10,14 +10,13 @@ from nipype.pipeline import engine as pe
 
 from pds_bids.bids.metadata import parse_entities
 from pds_bids.bids.series import Series
-from pds_bids.config import METHODS, Device
 from pds_bids.devices import visible_gpus
 from pds_bids.inference.card import checked_weights_sha256, default_model_dir
 from pds_bids.interfaces.registration import RegisterT1w, ResampleT1w
 from pds_bids.interfaces.synthesis import SYNTHETIC_FIELDS, NameSynthetic
 from pds_bids.interfaces.template import FetchTemplate
 from pds_bids.modalities import Direction, Modality
-from pds_bids.options import SegmentScheme
+from pds_bids.options import METHODS, Device, SegmentScheme
 from pds_bids.workflows.bold import init_bold_wf
 from pds_bids.workflows.dwi import init_dwi_wf
 from pds_bids.workflows.nodes import connect_by_name, identity
@@ -27,7 +26,7 @@ from pds_bids.workflows.synthesis import init_synthesis_wf
 
 __all__ = ["init_pds_synth_wf", "init_pds_wf"]
 
-NAMED_FIELDS = ["synthetic", "std", "segments", "b0", "b0_std", "fa", "fa_std", "md", "md_std", "sidecar"]
+NAMED_FIELDS = NameSynthetic.output_spec().copyable_trait_names()
 PREPROCESSED_FIELDS = ["mean", "mask", "template_mask", "template2native", "native2template", "gate"]
 
 

@@ -1,7 +1,9 @@
 """Figures of the report as nodes that write straight into the participant's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from nipype.interfaces.base.core import BaseInterface
 from nipype.pipeline import engine as pe
 
 from pds_bids.bids.names import output_path
@@ -112,69 +114,62 @@ def init_series_report_wf(
         "fa",
         "md",
     ]
-    inputnode = identity([*fields, *DISTORTION_FIELDS], name="inputnode")
+    workflow.add_nodes([identity([*fields, *DISTORTION_FIELDS], name="inputnode")])
     anchor, label = ANCHOR_NAMES[series.modality], series.label
-    mask = pe.Node(
-        MaskFigure(
-            figure=_figure(output_dir, series, "mask", ".png"), title=f"{anchor} and brain mask {label}"
-        ),
-        name="mask_figure",
-    )
-    registration = pe.Node(
-        RegistrationFigure(
-            figure=_figure(output_dir, series, "registration", ".png"),
-            template_figure=_figure(output_dir, series, BELOW_REGISTRATION, ".png"),
-            title=f"{anchor} in template space {label}",
-        ),
-        name="registration_figure",
-        mem_gb=0.5,
-    )
     is_bold = series.modality is Modality.BOLD
-    motion = pe.Node(
-        MotionFigure(
-            figure=_figure(output_dir, series, "motion", ".svg"),
-            title=f"Head motion {label}",
-            tr_s=series.metadata.get("RepetitionTime") if is_bold else None,
-            fd_threshold_mm=fd_spike_threshold if is_bold else None,
-        ),
-        name="motion_figure",
+    mask = MaskFigure(
+        figure=_figure(output_dir, series, "mask", ".png"), title=f"{anchor} and brain mask {label}"
     )
-    workflow.connect([
-        (inputnode, mask, [("anchor", "in_file"), ("mask", "mask")]),
-        (inputnode, registration, [("anchor", "in_file"), ("mask", "mask"), ("gate", "gate")]),
-        (inputnode, registration, [("template2native", "template2native"), ("template", "template")]),
-        (inputnode, motion, [("anchor", "reference"), ("head_motion", "motion"), ("starts", "starts")]),
-        (inputnode, motion, [("segments", "segments"), ("censored", "censored")]),
-        (inputnode, motion, [("carpet", "carpet"), ("confounds", "confounds")] if is_bold else []),
-    ])  # fmt: skip
+    _add_figure(workflow, "mask_figure", mask, {"anchor": "in_file", "mask": "mask"})
+    registration = RegistrationFigure(
+        figure=_figure(output_dir, series, "registration", ".png"),
+        template_figure=_figure(output_dir, series, BELOW_REGISTRATION, ".png"),
+        title=f"{anchor} in template space {label}",
+    )
+    taken = {"anchor": "in_file"} | _same("mask", "gate", "template2native", "template")
+    _add_figure(workflow, "registration_figure", registration, taken, mem_gb=0.5)
+    motion = MotionFigure(
+        figure=_figure(output_dir, series, "motion", ".svg"),
+        title=f"Head motion {label}",
+        tr_s=series.metadata.get("RepetitionTime") if is_bold else None,
+        fd_threshold_mm=fd_spike_threshold if is_bold else None,
+    )
+    taken = {"anchor": "reference", "head_motion": "motion"} | _same("starts", "segments", "censored")
+    taken |= _same("carpet", "confounds") if is_bold else {}
+    _add_figure(workflow, "motion_figure", motion, taken)
     if has_fieldmap:
-        distortion = pe.Node(
-            DistortionFigure(
-                figure=_figure(output_dir, series, "sdc", ".png"), title=f"Distortion correction {label}"
-            ),
-            name="distortion_figure",
-            mem_gb=0.5,
+        distortion = DistortionFigure(
+            figure=_figure(output_dir, series, "sdc", ".png"), title=f"Distortion correction {label}"
         )
-        workflow.connect([(inputnode, distortion, list(DISTORTION_FIELDS.items()))])
-    if series.modality is Modality.DWI:
-        gradients = pe.Node(
-            GradientFigure(
-                figure=_figure(output_dir, series, "gradients", ".svg"), title=f"Gradient scheme {label}"
-            ),
-            name="gradient_figure",
+        _add_figure(workflow, "distortion_figure", distortion, DISTORTION_FIELDS, mem_gb=0.5)
+    if not is_bold:
+        gradients = GradientFigure(
+            figure=_figure(output_dir, series, "gradients", ".svg"), title=f"Gradient scheme {label}"
         )
-        tensor = pe.Node(
-            TensorFigure(
-                figure=_figure(output_dir, series, "tensor", ".png"), title=f"Diffusion tensor {label}"
-            ),
-            name="tensor_figure",
+        _add_figure(workflow, "gradient_figure", gradients, _same("gradients", "motion", "segments"))
+        tensor = TensorFigure(
+            figure=_figure(output_dir, series, "tensor", ".png"), title=f"Diffusion tensor {label}"
         )
-        fields = ["gradients", "motion", "segments"]
-        workflow.connect([
-            (inputnode, gradients, [(field, field) for field in fields]),
-            (inputnode, tensor, [(field, field) for field in ("fa", "md", "mask")]),
-        ])  # fmt: skip
+        _add_figure(workflow, "tensor_figure", tensor, _same("fa", "md", "mask"))
     return workflow
+
+
+def _add_figure(
+    workflow: pe.Workflow,
+    name: str,
+    interface: BaseInterface,
+    taken: Mapping[str, str],
+    *,
+    mem_gb: float = 0.2,
+) -> None:
+    """Add one figure, and connect what it takes: fields of the inputnode to its own inputs."""
+    node = pe.Node(interface, name=name, mem_gb=mem_gb)
+    workflow.connect([(workflow.get_node("inputnode"), node, list(taken.items()))])
+
+
+def _same(*fields: str) -> dict[str, str]:
+    """Return fields that are called the same on both sides."""
+    return {field: field for field in fields}
 
 
 def init_synthetic_report_wf(

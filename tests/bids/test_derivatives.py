@@ -15,9 +15,9 @@ from pds_bids.bids.derivatives import (
 )
 from pds_bids.bids.metadata import split_name
 from pds_bids.bids.series import Series
-from pds_bids.config import DERIVATIVES, Synthesize
 from pds_bids.exceptions import UsageError
 from pds_bids.modalities import Modality
+from pds_bids.options import DERIVATIVES, Synthesize
 from pds_bids.plan import Plan, SessionPlan
 
 N_VOLUMES = 5

@@ -7,7 +7,8 @@ import pytest
 
 from pds_bids.cli.finish import LISTED_REPORTS, _summarise, _why
 from pds_bids.cli.run import main
-from pds_bids.config import RunConfig, Synthesize
+from pds_bids.config import RunConfig
+from pds_bids.options import Synthesize
 from pds_bids.plan import Action, Plan, SessionPlan
 
 

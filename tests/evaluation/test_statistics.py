@@ -10,10 +10,8 @@ from pds_bids.evaluation.statistics import (
     bootstrap_interval,
     cohens_dz,
     compare_paired,
-    hedges_g,
     holm,
     signed_rank_p,
-    subject_means,
 )
 from pds_bids.exceptions import DataError
 
@@ -87,13 +85,10 @@ def test_holm_leaves_out_what_is_undefined():
     assert np.isnan(missing)
 
 
-def test_effect_sizes_against_tests_of_scipy(rng):
-    a, b = rng.normal(1, 1, 25), rng.normal(0, 2, 18)
+def test_effect_size_against_a_test_of_scipy(rng):
+    a = rng.normal(1, 1, 25)
     t = stats.ttest_1samp(a, 0).statistic
     assert cohens_dz(a) == pytest.approx(t / np.sqrt(25))
-    t = stats.ttest_ind(a, b).statistic
-    uncorrected = t * np.sqrt(1 / 25 + 1 / 18)
-    assert hedges_g(a, b) == pytest.approx(uncorrected * (1 - 3 / (4 * 41 - 1)))
 
 
 def test_comparison_is_paired_and_corrected(rng):
@@ -107,16 +102,10 @@ def test_comparison_is_paired_and_corrected(rng):
     with pytest.warns(RuntimeWarning, match="without spread"):
         found = {each.name: each for each in compare_paired(ours, rows, seed=1)}
     assert found["better-by-little"].difference.estimate == pytest.approx(0.2, abs=0.04)
-    assert found["better-by-little"].difference.excludes_zero
+    assert found["better-by-little"].difference.low > 0
     assert found["better-by-little"].p_holm == pytest.approx(3 * found["better-by-little"].p)
     assert found["same"].p_holm == 1.0
     assert found["holes"].n_subjects == (subjects > 0).sum()
-
-
-def test_images_of_a_subject_are_averaged_first():
-    assert subject_means([1, 2, 6], ["b", "a", "b"]) == {"b": 3.5, "a": 2.0}
-    with pytest.raises(DataError, match="one subject per value"):
-        subject_means([1.0], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -127,8 +116,6 @@ def test_images_of_a_subject_are_averaged_first():
         (lambda: bootstrap_interval(np.ones(4), seed=0, clusters=["a"] * 4).low, "1 subject or cluster"),
         (lambda: signed_rank_p(np.ones(1)), "1 subjects"),
         (lambda: cohens_dz(np.ones(3)), "without spread"),
-        (lambda: hedges_g(np.ones(1), np.ones(3)), "groups of 1 and 3"),
-        (lambda: hedges_g(np.ones(3), np.ones(3)), "without spread"),
     ],
 )
 def test_what_is_undefined_is_nan_with_a_warning(call, message):

@@ -5,7 +5,6 @@ from pds_bids.exceptions import DataError, GeometryError, UsageError
 from pds_bids.imaging.segments import (
     bold_segments,
     dwi_segments,
-    electrostatic_energy,
     segment_rows,
 )
 
@@ -87,13 +86,6 @@ def test_each_shell_is_shared_out_evenly():
         high = len(segment.volumes) - low
         assert low in (4, 5)
         assert high in (6, 7)
-
-
-def test_energy_agrees_with_plain_loops_and_ignores_the_sign():
-    directions = sphere(17)
-    assert electrostatic_energy(directions) == pytest.approx(plain_energy(directions), rel=1e-9)
-    flipped = directions * np.where(np.arange(17) % 2, 1, -1)[:, None]
-    assert electrostatic_energy(flipped) == pytest.approx(electrostatic_energy(directions), rel=1e-9)
 
 
 @pytest.mark.parametrize("directions", [scan_order(60), sphere(64, 5)], ids=["spiral", "random"])

@@ -1,18 +1,17 @@
 """A small world in which the methods of this folder are tested."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 
-from pds_bids.methods import Batch, target_weights
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
-from pds_bids.models.microstructure import LAYERS
-from pds_bids.models.perceptual import Perceptual, vgg_features
-from pds_bids.models.unet import TEMPLATE_CHANNELS
+from pds_bids.methods import target_weights
 
-SHAPE = (16, 16, 16)
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_world import make_batch, make_generators, make_octants, make_perceptual
 
 
 @pytest.fixture(autouse=True)
@@ -24,38 +23,20 @@ def one_thread():
 
 @pytest.fixture
 def batch():
-    """Return one person per direction; the target is a function of the source and of place."""
-    generator = torch.Generator().manual_seed(0)
-    n = len(CONTRASTS)
-    coarse = torch.randn(2, n, 4, 4, 4, generator=generator)
-    source = 1 + 0.3 * functional.interpolate(coarse, SHAPE, mode="trilinear")
-    present = torch.zeros(2, n)
-    for direction in Direction:
-        present[direction.code, [CONTRASTS.index(c) for c in MODALITIES[direction.source].sources]] = 1
-    mask = torch.zeros(2, 1, *SHAPE)
-    mask[..., 2:14, 2:14, 1:15] = 1
-    source = source * present[..., None, None, None] * mask
-    mean = source.sum(1, keepdim=True) / present.sum(1).view(-1, 1, 1, 1, 1)
-    place = torch.linspace(-0.2, 0.2, SHAPE[1]).view(1, 1, 1, -1, 1)
-    target = (2 - mean + place).expand(-1, n, -1, -1, -1) * mask
-    template = torch.rand(2, TEMPLATE_CHANNELS, *SHAPE, generator=generator)
-    return Batch(source, present, template, mask, torch.tensor([0, 1]), target)
+    return make_batch()
 
 
 @pytest.fixture
 def parcels():
     """Return an atlas of eight octants for every contrast; none at the edge."""
-    half = (torch.arange(16) >= 8).long()
-    octants = 1 + half[:, None, None] + 2 * half[:, None] + 4 * half
-    octants[0] = 0
-    return octants.expand(len(CONTRASTS), -1, -1, -1)
+    octants = make_octants().clone()
+    octants[:, 0] = 0
+    return octants
 
 
 @pytest.fixture
 def perceptual():
-    """Return a network of the layout; for tests its weights need not be good."""
-    state = vgg_features((4, 4, None, 8, 8, None, 8, 8, 8), 1).state_dict()
-    return Perceptual({f"features.{name}": value for name, value in state.items()}, LAYERS)
+    return make_perceptual()
 
 
 @pytest.fixture
@@ -104,4 +85,4 @@ def error():
 @pytest.fixture
 def generators():
     """Make n generators."""
-    return lambda n, first=0: [torch.Generator().manual_seed(first + i) for i in range(n)]
+    return make_generators

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_world import SHAPE
 
 from pds_bids.exceptions import UsageError
 from pds_bids.inference.prepare import DEFAULT_WINDOW
@@ -21,7 +22,6 @@ from pds_bids.models.discriminator import DiscriminatorConfig
 from pds_bids.models.generator import GeneratorConfig
 
 N = len(CONTRASTS)
-SHAPE = (16, 16, 16)
 SMALL = DiscriminatorConfig(8, 1)
 DENOISER = DenoiserConfig((8, 8), (False, False), head_width=8)
 

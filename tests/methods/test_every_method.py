@@ -6,18 +6,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from small_world import SHAPE, make_batch, make_generators, make_octants, make_perceptual
 
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import load_bundle, save_bundle
 from pds_bids.inference.prepare import Window
 from pds_bids.methods import METHODS, Batch, Condition, target_weights
-from pds_bids.modalities import CONTRASTS, MODALITIES, Direction
-from pds_bids.models.microstructure import LAYERS
-from pds_bids.models.perceptual import Perceptual, vgg_features
-from pds_bids.models.unet import TEMPLATE_CHANNELS
+from pds_bids.modalities import CONTRASTS
 
-SHAPE = (16, 16, 16)
 GENERATOR = {"widths": [8, 16, 16], "dropout": 0.1}
 DISCRIMINATOR = {"width": 8, "n_layers": 1}
 DENOISER = {"widths": [16, 16], "attention": [False, False], "head_width": 8}
@@ -83,36 +79,10 @@ def make_method(name):
     torch.manual_seed(0)
     method = METHODS[name].from_architecture(TINY[name], SHAPE)
     if hasattr(method, "set_perceptual"):
-        state = vgg_features((4, 4, None, 8, 8, None, 8, 8, 8), 1).state_dict()
-        method.set_perceptual(Perceptual({f"features.{key}": value for key, value in state.items()}, LAYERS))
+        method.set_perceptual(make_perceptual())
     if hasattr(method, "set_parcels"):
-        half = (torch.arange(SHAPE[0]) >= SHAPE[0] // 2).long()
-        octants = 1 + half[:, None, None] + 2 * half[:, None] + 4 * half
-        method.set_parcels(octants.expand(len(CONTRASTS), -1, -1, -1))
+        method.set_parcels(make_octants())
     return method
-
-
-def make_batch(seed=0):
-    """Return one person per direction: smooth images, target a function of the source and of place."""
-    generator = torch.Generator().manual_seed(seed)
-    n = len(CONTRASTS)
-    coarse = torch.randn(2, n, 4, 4, 4, generator=generator)
-    source = 1 + 0.3 * functional.interpolate(coarse, SHAPE, mode="trilinear")
-    present = torch.zeros(2, n)
-    for direction in Direction:
-        present[direction.code, [CONTRASTS.index(c) for c in MODALITIES[direction.source].sources]] = 1
-    mask = torch.zeros(2, 1, *SHAPE)
-    mask[..., 2:14, 2:14, 1:15] = 1
-    source = source * present[..., None, None, None] * mask
-    place = torch.linspace(-0.2, 0.2, SHAPE[1]).view(1, 1, 1, -1, 1)
-    mean = source.sum(1, keepdim=True) / present.sum(1).view(-1, 1, 1, 1, 1)
-    target = (2 - mean + place).expand(-1, n, -1, -1, -1) * mask
-    template = torch.rand(2, TEMPLATE_CHANNELS, *SHAPE, generator=generator)
-    return Batch(source, present, template, mask, torch.tensor([0, 1]), target)
-
-
-def generators(n, first=0):
-    return [torch.Generator().manual_seed(first + i) for i in range(n)]
 
 
 def train(method, batch, n_updates, rate):
@@ -179,13 +149,16 @@ def test_every_method_has_a_tiny_size():
 
 def test_learns_one_batch(trained):
     method, batch = trained
-    before, after = error(source_as_is(batch), batch), error(method.sample(batch, generators(2)).mean, batch)
+    before, after = (
+        error(source_as_is(batch), batch),
+        error(method.sample(batch, make_generators(2)).mean, batch),
+    )
     assert after < (OVERFIT_PAPER if method.name == "pds-paper" else OVERFIT) * before
 
 
 def test_same_seed_same_bits(trained):
     method, batch = trained
-    first, second = (method.sample(batch, generators(2)) for _ in range(2))
+    first, second = (method.sample(batch, make_generators(2)) for _ in range(2))
     assert torch.equal(first.mean, second.mean)
     assert torch.equal(first.std, second.std)
     player = next(iter(method.players()))
@@ -200,15 +173,18 @@ def test_random_methods_depend_on_the_seed(trained):
     method, batch = trained
     if method.name == "unet":
         pytest.skip("nothing is drawn at random")
-    first, second = method.sample(batch, generators(2)), method.sample(batch, generators(2, first=7))
+    first, second = (
+        method.sample(batch, make_generators(2)),
+        method.sample(batch, make_generators(2, first=7)),
+    )
     assert not torch.equal(first.mean, second.mean)
 
 
 def test_batch_of_two_is_two_of_one(trained):
     method, batch = trained
-    together = method.sample(batch, generators(2))
+    together = method.sample(batch, make_generators(2))
     for index in range(2):
-        alone = method.sample(one_of(batch, index), generators(1, first=index))
+        alone = method.sample(one_of(batch, index), make_generators(1, first=index))
         # Other batch sizes may take other convolution kernels: float32 rounding only.
         torch.testing.assert_close(alone.mean[0], together.mean[index], atol=1e-4, rtol=0)
         torch.testing.assert_close(alone.std[0], together.std[index], atol=1e-4, rtol=0)
@@ -218,7 +194,7 @@ def test_image_changes_with_the_source(trained):
     method, batch = trained
     # The person of another seed, in the same brain.
     changed = replace(batch, source=make_batch(seed=5).source)
-    first, second = (method.sample(item, generators(2)).mean for item in (batch, changed))
+    first, second = (method.sample(item, make_generators(2)).mean for item in (batch, changed))
     moved = error(second, replace(batch, target=first))
     difference = error(source_as_is(changed), replace(batch, target=source_as_is(batch)))
     assert moved > 0.1 * difference
@@ -228,7 +204,7 @@ def test_saved_and_loaded_it_is_the_same(trained):
     method, batch = trained
     twin = METHODS[method.name].from_architecture(method.architecture, SHAPE)
     twin.load_state_dict(method.state_dict())
-    mine, theirs = method.sample(batch, generators(2)), twin.sample(batch, generators(2))
+    mine, theirs = method.sample(batch, make_generators(2)), twin.sample(batch, make_generators(2))
     assert torch.equal(mine.mean, theirs.mean)
     assert torch.equal(mine.std, theirs.std)
     assert twin.architecture == method.architecture
@@ -240,14 +216,14 @@ def test_bundle_holds_all_that_sampling_needs(trained, tmp_path):
     ranges = dict.fromkeys(CONTRASTS, 2.0)
     save_bundle(tmp_path, method, {}, grid=grid, window=window, data_range=ranges)
     twin = load_bundle(tmp_path).method
-    mine, theirs = method.sample(batch, generators(2)), twin.sample(batch, generators(2))
+    mine, theirs = method.sample(batch, make_generators(2)), twin.sample(batch, make_generators(2))
     # Weights are stored in half precision.
     assert error(theirs.mean, replace(batch, target=mine.mean)) < 0.02
 
 
 def test_nothing_outside_the_brain_and_spread_in_it(trained):
     method, batch = trained
-    result = method.sample(batch, generators(2))
+    result = method.sample(batch, make_generators(2))
     assert not result.mean[(batch.mask == 0).expand_as(result.mean)].any()
     assert not result.std[(batch.mask == 0).expand_as(result.std)].any()
     is_target = (target_weights(batch.direction) > 0)[..., None, None, None] & (batch.mask > 0)
@@ -257,4 +233,4 @@ def test_nothing_outside_the_brain_and_spread_in_it(trained):
 def test_sampling_needs_no_truth(trained):
     method, batch = trained
     condition = Condition(**{item.name: getattr(batch, item.name) for item in fields(Condition)})
-    assert torch.isfinite(method.sample(condition, generators(2)).mean).all()
+    assert torch.isfinite(method.sample(condition, make_generators(2)).mean).all()

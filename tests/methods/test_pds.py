@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_world import SHAPE, perturb
 
 from pds_bids.exceptions import UsageError
 from pds_bids.methods.base import target_weights
@@ -11,7 +12,6 @@ from pds_bids.methods.pds import PDSConfig, PDSMethod
 from pds_bids.models.guided import GuidedConfig
 from pds_bids.models.unet import UNetConfig
 
-SHAPE = (16, 16, 16)
 CONFIG = PDSConfig(
     GuidedConfig((16, 16, 16), 1, 16, 2), UNetConfig((16, 16, 16), 1, 16), n_steps=3, n_samples=2
 )
@@ -23,14 +23,6 @@ def make(parcels, perceptual):
         return PDSMethod(replace(CONFIG, **changes), SHAPE, parcels=parcels, perceptual=perceptual)
 
     return build
-
-
-def perturb(method):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return method
 
 
 def other_source(batch):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_world import SHAPE, perturb
 
 from pds_bids.methods.pds import PDSConfig, PDSMethod
 from pds_bids.methods.pds_paper import PDSPaperConfig, PDSPaperMethod, Reading
@@ -9,7 +10,6 @@ from pds_bids.modalities import CONTRASTS, Direction
 from pds_bids.models.guided import GuidedConfig
 from pds_bids.models.unet import UNetConfig
 
-SHAPE = (16, 16, 16)
 SIZES = (GuidedConfig((16, 16, 16), 1, 16, 0), UNetConfig((16, 16, 16), 1, 16))
 CONFIG = PDSPaperConfig(*SIZES, n_train_steps=20, n_steps=5)
 
@@ -23,14 +23,6 @@ def make(parcels, perceptual):
         return method
 
     return build
-
-
-def perturb(method):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return method
 
 
 def changes_with_the_source(method, batch, generators):

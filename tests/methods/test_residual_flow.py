@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_world import SHAPE, perturb
 
 from pds_bids.exceptions import UsageError
 from pds_bids.methods.baseline import SPREAD_FLOOR
@@ -12,7 +13,6 @@ from pds_bids.models.guided import GuidedConfig
 from pds_bids.models.unet import UNetConfig
 from pds_bids.models.wavelet import haar_forward
 
-SHAPE = (16, 16, 16)
 CONFIG = ResidualFlowConfig(
     UNetConfig((16, 16, 16), 1, 16), GuidedConfig((16, 16, 16), 1, 16, 2), n_samples=2
 )
@@ -21,14 +21,6 @@ CONFIG = ResidualFlowConfig(
 @pytest.fixture
 def make(parcels):
     return lambda **changes: ResidualFlowMethod(replace(CONFIG, **changes), SHAPE, parcels=parcels)
-
-
-def perturb(method):
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return method
 
 
 def test_flow_repairs_what_the_posterior_mean_leaves(make, batch, fit, error, generators):

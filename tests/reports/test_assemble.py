@@ -13,8 +13,9 @@ from urllib.parse import unquote
 import pytest
 
 from pds_bids.bids.series import Series
-from pds_bids.config import RunConfig, Synthesize
+from pds_bids.config import RunConfig
 from pds_bids.modalities import Direction, Modality
+from pds_bids.options import Synthesize
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.reports.assemble import assemble_report
 from pds_bids.reports.boilerplate import write_boilerplate

@@ -9,8 +9,9 @@ import pytest
 from pds_bids.bids.derivatives import DerivativeDataset, Level, Pipeline, Precomputed
 from pds_bids.bids.fieldmaps import EchoPlanar, Fieldmap, FieldmapKind
 from pds_bids.bids.series import Series
-from pds_bids.config import RunConfig, Synthesize
+from pds_bids.config import RunConfig
 from pds_bids.modalities import Direction, Modality
+from pds_bids.options import Synthesize
 from pds_bids.plan import Action, Plan, SessionPlan
 from pds_bids.reports.boilerplate import (
     markdown_to_html,
