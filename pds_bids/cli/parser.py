@@ -341,7 +341,7 @@ def _add_other(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--clean-workdir",
         action="store_true",
-        help="delete the work folder after a run without failures",
+        help="delete intermediate files of the sessions of this run if none failed; all else there stays",
     )
     group.add_argument(
         "--config-file",

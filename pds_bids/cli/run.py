@@ -5,6 +5,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pds_bids.cli.environment import prepare_environment
@@ -127,8 +128,24 @@ def _process(plan: "Plan", config: RunConfig) -> int:
     }
     code = finish(plan, config, outcome.failed, missing)
     if config.clean_workdir and code == 0:
-        shutil.rmtree(config.work_dir, ignore_errors=True)
+        clean_work_dir(config.work_dir, [session.name for session in plan.with_action(Action.RUN)])
     return code
+
+
+def clean_work_dir(work_dir: Path, sessions: Sequence[str]) -> None:
+    """Delete what sessions have left in a work folder, which may hold work of others and files of the user.
+
+    Parameters
+    ----------
+    work_dir : Path
+        Of this run.
+    sessions : sequence of str
+        Names of the sessions of this run.
+    """
+    from pds_bids.workflows.base import WORKFLOW
+
+    for name in sessions:
+        shutil.rmtree(work_dir / WORKFLOW / name, ignore_errors=True)
 
 
 def _validate(config: RunConfig, participants: list[str]) -> list[str]:

@@ -31,6 +31,9 @@ from pds_bids.workflows.synthesis import init_synthesis_wf
 
 __all__ = ["init_modality_wf", "init_pds_bids_wf", "init_session_wf"]
 
+#: Name of the workflow, and of its folder in the work folder, which has a folder for each session.
+WORKFLOW = "pds_bids_wf"
+
 
 def init_pds_bids_wf(plan: Plan, config: RunConfig) -> pe.Workflow:
     """Build the graph of a run.
@@ -47,7 +50,7 @@ def init_pds_bids_wf(plan: Plan, config: RunConfig) -> pe.Workflow:
     Workflow
         One node for the template, one workflow per session.
     """
-    workflow = pe.Workflow(name="pds_bids_wf", base_dir=str(config.work_dir))
+    workflow = pe.Workflow(name=WORKFLOW, base_dir=str(config.work_dir))
     fetch = FetchTemplate(
         cache_dir=str(config.work_dir / "caches" / "templates"),
         templateflow_home=os.environ.get("TEMPLATEFLOW_HOME", ""),

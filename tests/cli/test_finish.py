@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pds_bids.cli.finish import LISTED_REPORTS, _summarise, _why
-from pds_bids.cli.run import main
+from pds_bids.cli.run import clean_work_dir, main
 from pds_bids.config import RunConfig
 from pds_bids.options import Synthesize
 from pds_bids.plan import Action, Plan, SessionPlan
@@ -89,3 +89,14 @@ def test_the_reason_is_the_error_and_not_what_nipype_adds(tmp_path):
         "When creating this crashfile, the results file corresponding\nto the node could not be found."
     )
     assert _why(session, config, []) == "a worker process died; lower --nprocs"
+
+
+def test_cleaning_takes_the_sessions_of_this_run_and_nothing_else(tmp_path):
+    kept = [tmp_path / "notes.txt", tmp_path / "pds_bids_wf" / "sub-02" / "node" / "result.pklz"]
+    gone = tmp_path / "pds_bids_wf" / "sub-01" / "node" / "result.pklz"
+    for path in (*kept, gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    clean_work_dir(tmp_path, ["sub-01"])
+    assert all(path.exists() for path in kept)
+    assert not gone.parent.parent.exists()
