@@ -255,7 +255,7 @@ def test_most_b0_images_given_as_bold_are_named(world, template):
 
 @pytest.mark.parametrize("signal", [0.5, 2.0])
 @pytest.mark.parametrize("contrast", [Contrast.BOLD, Contrast.DWI, Contrast.T1W])
-def test_lesions_of_three_centimetres_are_named(world, template, contrast, signal):
+def test_most_lesions_of_three_centimetres_are_named(world, template, contrast, signal):
     """In white matter of one side; people as they are stay familiar."""
     norm = norm_of(world[0].people(contrast), template)
     named, healthy = [], []
@@ -266,6 +266,8 @@ def test_lesions_of_three_centimetres_are_named(world, template, contrast, signa
         away = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - (39, 38, 36), axis=-1)
         share = np.clip(5.5 - away, 0, 1)
         image = np.where(mask, image * (1 - share) + signal * white * share, 0)
-        named.append(bool(oddities(world, image, mask, template * mask, contrast, norm)))
+        said = oddities(world, image, mask, template * mask, contrast, norm)
+        named.append(any("is there a lesion" in sentence for sentence in said))
     assert sum(healthy) <= 1, healthy
-    assert sum(named) >= 7, named
+    # Four in five of many people, see docs/weights.md.
+    assert sum(named) >= 5, named
