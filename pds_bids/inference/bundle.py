@@ -92,7 +92,7 @@ class Bundle:
 
     def people(self, contrast: Contrast) -> list[np.ndarray]:
         """Return the sources of one contrast in the bank, in the window; none for a bundle without a bank."""
-        if BASELINES not in self.card["sha256"]:
+        if BASELINES not in self.card.get("sha256", {}):
             return []
         bank = self.bank
         return [

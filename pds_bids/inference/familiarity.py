@@ -76,8 +76,8 @@ PALLIDUM_TO_GREY = dict.fromkeys((Contrast.BOLD, Contrast.B0, Contrast.DWI), (-n
 # canals. Beyond this lie 3 of 141 simulated BOLD and 93 of 141 b = 0 images; of real ones none of four BOLD
 # (1.15 at most) and all of five b = 0 images (1.20 at least).
 SPIN_ECHO = {Contrast.BOLD: (-np.inf, 1.18)}
-# Robust standard deviations, see `largest_deviation`: 2% of simulated people without lesions lie beyond. Their
-# b = 0 images end at 6, but real distortions reach 7.5.
+# Robust standard deviations, see `largest_deviation`: 2% of simulated people without lesions lie beyond.
+# Their b = 0 images end at 6, but real distortions reach 7.5.
 LARGEST_DEVIATION = {Contrast.BOLD: 8.0, Contrast.B0: 8.0, Contrast.DWI: 6.5, Contrast.T1W: 6.5}
 # Whatever the people of the training; nobody's tissues may fit better upside down.
 PHYSICS: dict[str, Mapping[Contrast, tuple[float, float]]] = {
