@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
+from pds_bids.bids.doubts import sidecar_doubts
 from pds_bids.bids.metadata import missing_content, nearest_file, parse_entities, read_metadata
 from pds_bids.bids.runs import join_echoes, join_runs, keep_apart
 from pds_bids.bids.series import Series
@@ -128,6 +129,7 @@ def choose_series(
         passed_over = [(path, reason + how) for path, reason in passed_over]
     read = {path for series in (best, *apart) for path in series.images()}
     said = tuple(note for path, note in notes if path in read)
+    said += tuple(doubt for series in (best, *apart) for doubt in sidecar_doubts(series))
     return Choice(best, apart, "", True, tuple(sorted(not_used + passed_over)), said)
 
 

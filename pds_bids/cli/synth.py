@@ -62,6 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="4-D: grey matter, white matter, CSF, T1w of the template",
     )
+    add(
+        "--plausibility",
+        type=Path,
+        metavar="FILE",
+        help="JSON with a list `doubts`: why the source may not be what it should be, for SourceWarnings",
+    )
     add("--target", required=True, choices=[str(m) for m in Modality], help="modality to synthesise")
     add(
         "--model-dir",
@@ -128,6 +134,7 @@ def _run_on(
     seeds = [
         derive_seed(arguments.seed, *arguments.seed_names, direction, index) for index in range(n_volumes)
     ]
+    doubts = _read_doubts(arguments.plausibility) if arguments.plausibility else []
     mask = _read(arguments.mask, bundle.grid, 3) > 0
     template = _read(arguments.template, bundle.grid, 4)
     try:
@@ -141,7 +148,7 @@ def _run_on(
         "VolumeSeeds": seeds,
         "Device": str(device),
         "SourceScale": {str(contrast): scales for contrast, scales in result.source_scale.items()},
-        "SourceWarnings": list(result.warnings),
+        "SourceWarnings": [*doubts, *result.warnings],
         "UncertaintyFactor": round(result.std_factor, 3),
         "OutputUnits": "arbitrary, in-brain mean of an acquired image is 1; FA without unit, MD in mm^2/s",
     }
@@ -159,6 +166,15 @@ def _parse_sources(items: list[str]) -> dict[Contrast, Path]:
             raise UsageError(f"--source {name} is given twice")
         sources[Contrast(name)] = Path(path)
     return sources
+
+
+def _read_doubts(path: Path) -> list[str]:
+    """Return the sentences that a file of doubts holds."""
+    try:
+        doubts = json.loads(path.read_text())["doubts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected a JSON object with a list `doubts` ({error})") from error
+    return [str(doubt) for doubt in doubts]
 
 
 def _read(path: Path, grid: "Grid", n_dimensions: int) -> "np.ndarray":

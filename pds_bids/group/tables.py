@@ -30,6 +30,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "fd_max_mm": "Largest framewise displacement, mm",
         "n_censored": "Volumes left out because of motion",
         "brain_volume_ml": "Volume of the brain mask, ml",
+        "weighted_to_b0": "DWI: median signal of the brain from b = 500 s/mm2 on, relative to the b0s",
     },
     "group_synthetic": {
         "input": "Always synthetic",

@@ -90,6 +90,16 @@ class Bundle:
         """
         return Bank.from_tensors(_read_tensors(baselines_folder(self.folder), BASELINES, self.card))
 
+    def people(self, contrast: Contrast) -> list[np.ndarray]:
+        """Return the sources of one contrast in the bank, in the window; none for a bundle without a bank."""
+        if BASELINES not in self.card.get("sha256", {}):
+            return []
+        bank = self.bank
+        return [
+            self.window.crop(bank.volume(bank.person(index, contrast, is_source=True)))
+            for index in bank.people_with((contrast,), ())
+        ]
+
 
 def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     """Load a model bundle after checking every checksum.

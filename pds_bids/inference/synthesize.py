@@ -1,7 +1,7 @@
 """One subject: arrays on the model grid, weights and seeds in; synthetic arrays and their uncertainty out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from pds_bids.exceptions import DataError, DeviceError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import Bundle
-from pds_bids.inference.familiarity import describe_source, find_oddities, widened_by
+from pds_bids.inference.deviation import largest_deviation, norm_of
+from pds_bids.inference.familiarity import describe_places, describe_source, find_oddities, widened_by
 from pds_bids.inference.prepare import scale_template, scale_to_mean
 from pds_bids.methods import Condition
 from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, Contrast, Direction
@@ -19,6 +20,8 @@ from pds_bids.models.unet import TEMPLATE_CHANNELS
 __all__ = ["Synthesis", "choose_device", "synthesize"]
 
 LOGGER = logging.getLogger("pds_bids.inference")
+# Fewer people do not say what is usual where.
+FEWEST_PEOPLE = 8
 # More volumes at once are not faster on a CPU and need more memory.
 BATCH_SIZE = 2
 
@@ -35,7 +38,7 @@ class Synthesis:
     source_scale : dict of Contrast to list of float
         In-brain mean of each source volume, which was divided out.
     source_figures : dict of Contrast to dict
-        What `describe_source` says of the first volume.
+        What `describe_source`, `describe_places` and `largest_deviation` say of the first volume.
     warnings : tuple of str
         How the source differs from what the model has seen.
     std_factor : float
@@ -115,7 +118,7 @@ def synthesize(
     images, scales = _prepare(source, inside, bundle, n_volumes)
     channels = bundle.window.crop(np.moveaxis(template, -1, 0))
     common = {"template": scale_template(channels, inside), "mask": inside[None]}
-    figures = {c: describe_source(images[0, CONTRASTS.index(c)], inside, common["template"]) for c in source}
+    figures = _describe(source, images[0], inside, np.nan_to_num(channels), bundle)
     ranges = bundle.card.get("source_ranges", {})
     oddities, factor = find_oddities(figures, ranges), widened_by(figures, ranges)
     for oddity in oddities:
@@ -184,6 +187,24 @@ def _prepare(
             images[index, CONTRASTS.index(contrast)] = image
             scales[contrast].append(scale)
     return images, scales
+
+
+def _describe(
+    source: Iterable[Contrast], images: np.ndarray, inside: np.ndarray, channels: np.ndarray, bundle: Bundle
+) -> dict[Contrast, dict[str, float]]:
+    """Measure the sources of one volume, ``(C, X, Y, Z)`` in the window, given the template's channels."""
+    template = scale_template(channels, inside)
+    grid = bundle.grid.crop(bundle.window.start, bundle.window.shape)
+    figures = {}
+    for contrast in source:
+        image = images[CONTRASTS.index(contrast)]
+        figures[contrast] = describe_source(image, inside, template)
+        figures[contrast] |= describe_places(image, inside, template, grid)
+        people = bundle.people(contrast)
+        if len(people) >= FEWEST_PEOPLE:
+            norm = norm_of(people, channels)
+            figures[contrast]["deviation"] = largest_deviation(image, inside, channels, norm)
+    return figures
 
 
 def _condition(

@@ -42,6 +42,7 @@ class _SourceQualityInputSpec(BaseInterfaceInputSpec):
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
     scale = traits.Float(mandatory=True, desc="in-brain mean that the mean was divided by")
     coverage = File(exists=True, desc="JSON: how much of the brain was acquired")
+    plausibility = File(exists=True, desc="JSON: whether the volumes have the signal that they should")
     tensor_quality = File(exists=True, desc="DWI, JSON: the tensor fit and the orientation of the table")
     distortion_quality = File(exists=True, desc="JSON: what distortion correction did")
     motion_quality = File(exists=True, desc="DWI, JSON: eddy currents, and shells against the b0s")
@@ -89,6 +90,12 @@ class SourceQuality(SimpleInterface):
     def _more(self, warnings: list[str]) -> dict[str, Any]:
         """Return what the other steps measured, and add their warnings."""
         content: dict[str, Any] = {"distortion_corrected": False}
+        if self.inputs.plausibility:
+            plausibility = _read(self.inputs.plausibility)
+            if plausibility["weighted_to_b0"] is not None:
+                content["weighted_to_b0"] = plausibility["weighted_to_b0"]
+            # The plan has told of the sidecar already.
+            warnings.extend(doubt for doubt in plausibility["doubts"] if doubt not in warnings)
         if self.inputs.distortion_quality:
             distortion = _read(self.inputs.distortion_quality)
             content["distortion_corrected"] = distortion["used"]

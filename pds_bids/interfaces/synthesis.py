@@ -115,6 +115,7 @@ class _SynthesizeInputSpec(CommandLineInputSpec):
     )
     mask = File(exists=True, argstr="--mask %s", mandatory=True, desc="brain mask on the model grid")
     template = File(exists=True, argstr="--template %s", mandatory=True, desc="4D template channels")
+    plausibility = File(exists=True, argstr="--plausibility %s", desc="JSON from `JudgeSeries`")
     target = traits.Enum(
         *[str(m) for m in Modality], argstr="--target %s", mandatory=True, desc="what to write"
     )

@@ -161,12 +161,14 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         On the model grid.
     mask, native2template
         Native, for the way back.
+    plausibility
+        Why the series may not be what its name says.
     """
     workflow = pe.Workflow(name=f"{series.modality}_preproc_wf")
     precomputed = session.derivatives(series.modality)
     has_t1w = session.t1w is not None and precomputed is None
     inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
-    outputs = ["stack", "template_b0", "template_fa", "template_md", "template_mask", "mask"]
+    outputs = ["stack", "template_b0", "template_fa", "template_md", "template_mask", "mask", "plausibility"]
     outputnode = identity([*outputs, "native2template"], name="outputnode")
     read = series if precomputed is None else precomputed.applied_to(series)
     segments_wf = init_segments_wf(
@@ -318,6 +320,7 @@ def _connect_synthesis(
     report_wf = workflow.get_node(f"{direction}_report_wf")
     handed_on = [("stack", "source"), ("template_b0", "source_b0"), ("template_mask", "mask")]
     handed_on += [("mask", "native_mask"), ("native2template", "native2template")]
+    handed_on.append(("plausibility", "plausibility"))
     workflow.connect([
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),

@@ -106,7 +106,7 @@ def init_series_derivatives_wf(
         From `init_bold_wf` or `init_dwi_wf`.
     gate, template2native, native2template, t1w2epi
         From `init_registration_wf`.
-    stack, template_b0, template_mask, segments, censored, coverage, confounds, confounds_json
+    stack, template_b0, template_mask, segments, censored, coverage, plausibility, confounds, confounds_json
         From `init_segments_wf`.
     fa, md, template_fa, template_md, shells, shells_json, tensor_quality
         DWI, from `init_dwi_maps_wf`.
@@ -122,6 +122,7 @@ def init_series_derivatives_wf(
         "segments",
         "censored",
         "coverage",
+        "plausibility",
         "confounds",
         "confounds_json",
     ]
@@ -140,7 +141,7 @@ def init_series_derivatives_wf(
         precomputed=precomputed,
     )
     judged = ["template", "t1w_gate", "starts", "dummies", "scale", "mask", "gate"]
-    judged += ["segments", "censored", "coverage", "tensor_quality", "confounds"]
+    judged += ["segments", "censored", "coverage", "plausibility", "tensor_quality", "confounds"]
     judged += ["distortion_quality", "motion_quality", "denoise_notes"]
     saved = [field for field in fields if hasattr(save.inputs, field)]
     workflow.connect([

@@ -304,6 +304,7 @@ def _add_synthesis(
     workflow.connect(template, "template", known, "template")
     connect_by_name(workflow, [known, *stages])
     handed_on = [("stack", "source"), ("template_b0", "source_b0"), ("template_mask", "mask")]
+    handed_on.append(("plausibility", "plausibility"))
     made = [*SYNTHETIC_FIELDS, "metadata"]
     series_wf, registration_wf, segments_wf = _ends(stages)
     if stages[0].name == "anatomy_wf":

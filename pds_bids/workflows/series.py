@@ -2,8 +2,10 @@
 
 from nipype.pipeline import engine as pe
 
+from pds_bids.bids.doubts import sidecar_doubts
 from pds_bids.bids.series import Series
 from pds_bids.interfaces.dwi import FieldOfView
+from pds_bids.interfaces.plausibility import JudgeSeries
 from pds_bids.interfaces.registration import AgreeOnRegistration, BridgeThroughT1w, RegisterEPI
 from pds_bids.interfaces.segments import Confounds, CutBold, CutDWI, ResampleSegments
 from pds_bids.modalities import Contrast, Modality
@@ -189,6 +191,9 @@ def init_segments_wf(
         Which volumes belong where, and which nowhere.
     coverage
         JSON: how much of the brain was acquired.
+    plausibility
+        JSON: what speaks against the series being what its name says, in its signal and its sidecar. A
+        diffusion series without weighting fails here.
     confounds, confounds_json
         Table and its description, unless it is there already.
     carpet
@@ -211,11 +216,17 @@ def init_segments_wf(
     ]
     inputnode = identity([*inputs, "template"], name="inputnode")
     outputs = ["stack", "template_b0", "template_mask", "segments", "censored", "coverage"]
+    outputs.append("plausibility")
     outputs += [] if has_confounds else ["confounds", "confounds_json"]
     outputs += ["carpet"] if series.modality is Modality.BOLD and not has_confounds else []
     outputnode = identity(outputs, name="outputnode")
     resample = pe.Node(ResampleSegments(), name="resample", mem_gb=1)
     coverage = pe.Node(FieldOfView(), name="coverage", mem_gb=BLOCKS_GB)
+    judge = pe.Node(
+        JudgeSeries(series_name=series.path.name, told=list(sidecar_doubts(series))),
+        name="judge",
+        mem_gb=BLOCKS_GB,
+    )
     is_bold = series.modality is Modality.BOLD
     if is_bold:
         tr_s = series.metadata.get("RepetitionTime")
@@ -225,17 +236,22 @@ def init_segments_wf(
         workflow.connect([
             (inputnode, cut, [("series", "in_file"), ("dummies", "dummies"), ("starts", "starts")]),
             (inputnode, cut, [("head_motion", "motion")]),
+            (inputnode, judge, [("dummies", "dummies")]),
         ])  # fmt: skip
     else:
         cut = pe.Node(CutDWI(n_segments=n_segments, scheme=segment_scheme), name="cut")
         workflow.connect([
             (inputnode, cut, [("gradients", "gradients"), ("motion", "motion")]),
             (inputnode, resample, [("gradients", "gradients")]),
+            (inputnode, judge, [("gradients", "gradients")]),
             (resample, outputnode, [("b0_file", "template_b0")]),
         ])  # fmt: skip
     workflow.connect([
         (inputnode, resample, [("series", "in_file"), ("motion", "motion")]),
-        (inputnode, resample, [("bias", "bias"), ("mask", "mask"), ("distortion", "distortion")]),
+        (inputnode, resample, [("bias", "bias"), ("distortion", "distortion")]),
+        (inputnode, judge, [("series", "in_file"), ("mask", "mask")]),
+        (judge, resample, [("mask", "mask")]),
+        (judge, outputnode, [("plausibility", "plausibility")]),
         (inputnode, resample, [("template2native", "template2native"), ("template", "template")]),
         (inputnode, coverage, [("series", "in_file"), ("mask", "mask"), ("template", "template")]),
         (inputnode, coverage, [("template2native", "template2native")]),

@@ -64,6 +64,8 @@ def init_synthesis_wf(
         Of the source, for the way back.
     template, channels
         From `FetchTemplate`.
+    plausibility
+        Why the source may not be what its name says, for the sidecars.
     acquired, acquired_b0, acquired_fa, acquired_md, acquired_mask
         Target on the model grid, when it was acquired.
 
@@ -83,6 +85,7 @@ def init_synthesis_wf(
     workflow = pe.Workflow(name=name)
     maps = SYNTHETIC_FIELDS
     inputs = ["source", "source_b0", "t1w", "mask", "native_mask", "native2template", "template", "channels"]
+    inputs.append("plausibility")
     acquired = ["acquired", "acquired_b0", "acquired_fa", "acquired_md", "acquired_mask"]
     inputnode = identity([*inputs, *acquired], name="inputnode")
     native = [f"native_{field}" for field in ["mask", *maps]]
@@ -118,6 +121,7 @@ def init_synthesis_wf(
         (inputnode, sources, [("source", "first"), ("source_b0", "second"), ("t1w", "t1w")]),
         (sources, synthesize, [("sources", "sources")]),
         (inputnode, synthesize, [("mask", "mask"), ("channels", "template")]),
+        (inputnode, synthesize, [("plausibility", "plausibility")]),
         (inputnode, to_native, [("native_mask", "mask"), ("native2template", "native2template")]),
         (inputnode, to_native, [("mask", "template_mask")]),
         (synthesize, to_native, shared),

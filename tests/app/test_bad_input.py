@@ -91,6 +91,11 @@ def with_nan(data):
     return data
 
 
+def unweighted(data):
+    """Repeat the b = 0 image under all b-values."""
+    return np.repeat(data[..., :1], data.shape[3], axis=3)
+
+
 def drop_one_bvec(path):
     table = np.loadtxt(path)
     np.savetxt(path, table[:, :-1], fmt="%g")
@@ -116,6 +121,7 @@ DAMAGE = {
     "ONEVOLUME": ("bold.nii.gz", lambda p: rewrite(p, lambda d: d[..., :1]), "volume"),
     "BVECCOUNT": ("dwi.bvec", drop_one_bvec, "bvec"),
     "NOBVEC": ("dwi.bvec", lambda p: p.unlink(), "bvec"),
+    "UNWEIGHTED": ("dwi.nii.gz", lambda p: rewrite(p, unweighted), "not diffusion-weighted"),
     "DISAGREE": ("bold.nii.gz", disagree, "qform"),
     "EMPTY": ("bold.nii.gz", lambda p: p.write_bytes(b""), "datalad get"),
 }

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pds_bids.cli.synth import main
+from pds_bids.exceptions import DataError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.bundle import WEIGHTS, load_bundle, save_bundle
 from pds_bids.inference.prepare import Window
@@ -98,6 +99,18 @@ def test_files_hold_what_the_function_returns(case, tmp_path):
     means = arrays["bold"][mask].mean(0)
     np.testing.assert_allclose(report["SourceScale"]["bold"], means, rtol=1e-5)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_doubts_about_the_source_go_into_the_sidecar(case, tmp_path):
+    """They come from the series, which nobody sees any more here; what the network says follows them."""
+    (tmp_path / "doubts.json").write_text(json.dumps({"doubts": ["not what it seems; echo time 90 ms"]}))
+    call(case)
+    before = json.loads((tmp_path / "out" / "synthesis.json").read_text())["SourceWarnings"]
+    assert call(case | {"--plausibility": tmp_path / "doubts.json"}) == 0
+    after = json.loads((tmp_path / "out" / "synthesis.json").read_text())["SourceWarnings"]
+    assert after == ["not what it seems; echo time 90 ms", *before]
+    (tmp_path / "doubts.json").write_text("[]")
+    assert call(case | {"--plausibility": tmp_path / "doubts.json"}) == DataError.exit_code
 
 
 def spoil_weights(case, tmp_path):
