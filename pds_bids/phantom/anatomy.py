@@ -204,7 +204,7 @@ def _from_labels(path: Path, template: "Template", deformable: bool) -> Anatomy:
     template2native, residual_mm = register_to_template(
         t1w, ANATOMY_GRID, labelmap.paint_t1w(labels), vox2ras, deformable
     )
-    opened = labelmap.open_sulci(labels, nib.affines.voxel_sizes(vox2ras))
+    opened = labelmap.open_sulci(labels, tuple(np.linalg.norm(vox2ras[:3, :3], axis=0)))
     fractions = labelmap.fractions_from_labels(opened, vox2ras, ANATOMY_GRID, template2native)
     return _with_field(path.name.removesuffix(".nii.gz"), fractions, residual_mm)
 
