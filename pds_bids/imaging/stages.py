@@ -219,8 +219,11 @@ def deform(
     fixed2moving, fixed2fixed : PointMap
         As `greedy.deformable`.
     """
+    seen = inside_view(fixed, moving.grid, affine)
+    # Cut like the moving image: a whole template would pull the edge of a cropped brain out of view.
+    fixed = GreedyImage(np.where(seen.mask, fixed.data, 0), fixed.grid, seen.mask)
     warp, unwarp = greedy.deformable(
-        inside_view(fixed, moving.grid, affine),
+        fixed,
         moving,
         affine,
         metric="NCC 2x2x2",

@@ -93,3 +93,16 @@ def test_erosion_and_dilation_are_in_mm() -> None:
     assert [int(ball.any(axis=tuple({0, 1, 2} - {k})).sum()) for k in range(3)] == [13, 7, 5]
     assert eroded(ball, grid, 3.0)[10, 10, 10]
     assert not eroded(ball, grid, 7.5).any()
+
+
+@pytest.mark.parametrize("corner", [(4, 5, 3), (0, 9, 5)], ids=["inside", "at the border"])
+def test_distances_are_those_of_every_voxel_from_every_other(corner: tuple[int, int, int], rng) -> None:
+    """Only the box around a mask is looked at; the answer is that of the whole grid."""
+    grid = Grid((12, 14, 9), np.diag([2.0, 1.5, 3.0, 1.0]))
+    mask = np.zeros(grid.shape, bool)
+    mask[tuple(slice(c, c + 4) for c in corner)] = rng.random((4, 4, 4)) < 0.8
+    apart_mm = np.linalg.norm(grid.points()[:, :, :, None] - grid.points()[mask], axis=-1).min(-1)
+    inward_mm = np.linalg.norm(grid.points()[mask][:, None] - grid.points()[~mask], axis=-1).min(-1)
+    for radius_mm in (1.0, 4.0, 9.0):
+        np.testing.assert_array_equal(dilated(mask, grid, radius_mm), apart_mm <= radius_mm)
+        np.testing.assert_array_equal(eroded(mask, grid, radius_mm)[mask], inward_mm > radius_mm)
