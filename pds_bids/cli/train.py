@@ -11,11 +11,9 @@ from typing import Any
 from pds_bids.config import METHODS, Device, RunConfig, Synthesize, TrainingData
 from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
+from pds_bids.inference.card import MODELS, TRAINING
 
 __all__ = ["run_training"]
-
-#: Folders in the output folder.
-TRAINING, MODELS = "training", "models"
 
 
 def run_training(config: RunConfig, *, preprocess: Callable[[RunConfig], int]) -> int:

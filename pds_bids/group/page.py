@@ -11,6 +11,8 @@ from pds_bids.config import RunConfig
 from pds_bids.evaluation.individual import correlate_people, identify_people
 from pds_bids.evaluation.schemes import Origin
 from pds_bids.group.gather import OUTLIER_Z
+from pds_bids.group.ratings import Exclusion
+from pds_bids.modalities import Modality
 from pds_bids.reports import cohort_charts as charts
 from pds_bids.reports import cohort_maps as maps
 from pds_bids.reports.canvas import save_figure
@@ -102,16 +104,7 @@ def _view(results: "Results", config: RunConfig) -> dict[str, Any]:
         "n_rated": len({(r.participant, r.image) for r in results.ratings}),
         "rejected": rejected,
         "is_rejected_dropped": config.exclude_rejected,
-        "excluded": [
-            {
-                "participant": p,
-                "session": s,
-                "modality": m,
-                "input": "synthetic" if is_made else "acquired",
-                "why": why,
-            }
-            for (p, s, m, is_made), why in results.excluded.items()
-        ],
+        "excluded": _excluded_lines(results.excluded),
         "atlas": results.atlas,
         "fidelity": _fidelity_summary(results.fidelity),
         "beyond": _beyond_summary(results.fidelity),
@@ -125,6 +118,18 @@ def _view(results: "Results", config: RunConfig) -> dict[str, Any]:
         "covariates": results.people.covariates,
         "config": config,
     }
+
+
+def _excluded_lines(excluded: Exclusion) -> Records:
+    """Return one line per reason and kind of image, with names."""
+    lines: dict[tuple[str, Modality, str], list[str]] = {}
+    for (label, session, modality, is_made), why in excluded.items():
+        key = ("synthetic" if is_made else "acquired", modality, why)
+        lines.setdefault(key, []).append(f"sub-{label}" + (f" ses-{session}" if session else ""))
+    return [
+        {"input": kind, "modality": modality, "why": why, "names": names}
+        for (kind, modality, why), names in lines.items()
+    ]
 
 
 def _participants(quality: pd.DataFrame) -> list[dict[str, Any]]:

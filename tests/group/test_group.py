@@ -23,7 +23,7 @@ from pds_bids.group.gather import OUTLIER_Z, flag_outliers, gather, robust_z
 from pds_bids.group.images import find_scans
 from pds_bids.group.participants import Reading, measure_participants
 from pds_bids.group.people import People, read_people
-from pds_bids.group.ratings import exclude, exclusions
+from pds_bids.group.ratings import exclude, exclude_scores, exclusions
 from pds_bids.group.rows import Question
 from pds_bids.group.run import _places
 from pds_bids.group.signals import MIN_SERIES
@@ -216,6 +216,12 @@ def test_a_rejected_image_is_left_out_on_request_only(cohort, measured):
     assert kept.chosen("bold", "acquired")
     assert ("bold", "synthetic") not in kept.volumes
     assert {c.scan.contrast for c in kept.comparisons} == {"dwi", "b0"}
+    reported = gather(cohort / "out").fidelity
+    left = exclude_scores(reported, excluded)
+    gone = reported.loc[reported.index.difference(left.index)]
+    assert set(gone["participant_id"]) == {"sub-01"}
+    assert set(gone["contrast"]) == {"bold"}
+    assert set(left.loc[left["participant_id"] == "sub-01", "contrast"]) == {"dwi", "b0"}
 
 
 def test_columns_that_are_named_must_be_there(tmp_path):
@@ -227,6 +233,28 @@ def test_columns_that_are_named_must_be_there(tmp_path):
     assert names == ["age", "sex M", "site B"][: len(names)]
     assert design[1].tolist()[:2] == [61, 1]
     assert np.isnan(design[2]).all()
+
+
+def test_numbers_of_sites_and_diagnoses_are_names(tmp_path):
+    rows = [f"sub-{k:02d}\t{k % 3}\t{60 + k}\t{k % 4}" for k in range(1, 9)]
+    path = tmp_path / "participants.tsv"
+    path.write_text("\n".join(["participant_id\tgroup\tage\tsite", *rows, "sub-99\tn/a\tn/a\tn/a"]) + "\n")
+    people = read_people(tmp_path, "group")
+    design, names = people.design(["01", "02", "03", "04", "99"])
+    assert names == ["age", "site 1", "site 2", "site 3"]
+    assert design[:4, 1:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert np.isnan(design[4]).all()
+    assert (people.group_of("02"), people.site_of("02"), people.group_of("99")) == ("2", "2", "")
+
+
+def test_too_many_sites_are_left_out_by_default_and_refused_by_name(tmp_path, caplog):
+    rows = [f"sub-{k:02d}\tNC\t{60 + k}\tscanner{k}" for k in range(40)]
+    path = tmp_path / "participants.tsv"
+    path.write_text("\n".join(["participant_id\tdiagnosis\tage\tsite", *rows]) + "\n")
+    assert read_people(tmp_path, "diagnosis").covariates == ("age",)
+    assert "column site has 40 values" in caplog.text
+    with pytest.raises(UsageError, match="covariate site has 40 categories"):
+        read_people(tmp_path, "diagnosis", ["age", "site"])
 
 
 def test_the_options_survive_the_file(tmp_path):

@@ -84,6 +84,31 @@ def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
         assert told in (outputs / "group.html").read_text().split("</h1>")[0]
 
 
+def test_people_whom_the_model_was_trained_on_are_no_test_of_it(cohort, outputs):
+    split = {"train": ["01", "02"], "validation": ["03"], "test": ["10"]}
+    for folder, name, content in (
+        ("training", "splits.json", split),
+        ("models", "model.json", {"sha256": {"weights.safetensors": "0"}}),
+    ):
+        (outputs / folder / "unet").mkdir(parents=True)
+        (outputs / folder / "unet" / name).write_text(json.dumps(content))
+    assert _run(cohort, outputs, "--classifiers") == 0
+    table = pd.read_csv(outputs / "group_fidelity.tsv", sep="\t")
+    judged = set(table.loc[table["level"] == "participant", "participant_id"])
+    assert judged == {"sub-10", "sub-11", "sub-12"}
+    synthetic = pd.read_csv(outputs / "group_synthetic.tsv", sep="\t").set_index("participant_id")
+    assert "trained on this person" in synthetic.loc["sub-01", "excluded"].iloc[0]
+    assert "calibrated on this person" in synthetic.loc["sub-03", "excluded"].iloc[0]
+    assert synthetic.loc["sub-10", "excluded"].isna().all()
+    told = "Synthetic BOLD left out of fidelity and diagnosis (2): its model was trained on this person. sub-01, sub-02"
+    assert told in (outputs / "group.html").read_text()
+    # Other weights: nobody knows these people.
+    (outputs / "models" / "unet" / "model.json").write_text('{"sha256": {"weights.safetensors": "1"}}')
+    assert _run(cohort, outputs, "--classifiers") == 0
+    table = pd.read_csv(outputs / "group_fidelity.tsv", sep="\t")
+    assert len(set(table.loc[table["level"] == "participant", "participant_id"])) == 6
+
+
 def test_a_leak_is_refused_with_an_exit_code_and_on_the_page(cohort, outputs, capsys):
     for path in sorted((outputs / "sub-02").rglob("*desc-mean_boldref.nii.gz")):
         shutil.copy(path, str(path).replace("sub-02", "sub-12"))
