@@ -70,6 +70,12 @@ def test_one_command_writes_tables_and_a_page_that_holds_together(cohort, output
 
 def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
     shutil.copytree(cohort / "out" / "sub-18", outputs / "sub-18")
+    # Of somebody who has both, nothing was asked for: that is listed, but no defect.
+    for path in sorted((outputs / "sub-11").rglob("*desc-synthetic*")):
+        path.unlink()
+    plan = outputs / "sub-11" / "log" / "plan_sub-11.json"
+    session = {"participant": "11", "session": None, "action": "skip", "reason": "nothing missing"}
+    plan.write_text(json.dumps({"sessions": [session]}))
     image = sorted(outputs.glob("sub-*/func/*_desc-synthetic_boldref.nii.gz"))[0]
     label = image.relative_to(outputs).parts[0].removeprefix("sub-")
     entry = {"image": str(image.relative_to(outputs)), "sha256": image_sha256(image), "verdict": "reject"}
@@ -81,7 +87,9 @@ def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
         rating["ratings"][0]["sha256"] = sha256
         path.write_text(json.dumps(rating))
         assert _run(cohort, outputs, "--classifiers") == 0
-        assert told in (outputs / "group.html").read_text().split("</h1>")[0]
+        text = (outputs / "group.html").read_text()
+        assert told in text.split("</h1>")[0]
+        assert "nothing missing" in text
 
 
 def test_people_whom_the_model_was_trained_on_are_no_test_of_it(cohort, outputs):
@@ -100,8 +108,8 @@ def test_people_whom_the_model_was_trained_on_are_no_test_of_it(cohort, outputs)
     assert "trained on this person" in synthetic.loc["sub-01", "excluded"].iloc[0]
     assert "calibrated on this person" in synthetic.loc["sub-03", "excluded"].iloc[0]
     assert synthetic.loc["sub-10", "excluded"].isna().all()
-    told = "Synthetic BOLD left out of fidelity and diagnosis (2): its model was trained on this person. sub-01, sub-02"
-    assert told in (outputs / "group.html").read_text()
+    told = "Synthetic BOLD left out of fidelity and diagnosis (2): its model was trained on this person. "
+    assert told + "sub-01, sub-02." in (outputs / "group.html").read_text()
     # Other weights: nobody knows these people.
     (outputs / "models" / "unet" / "model.json").write_text('{"sha256": {"weights.safetensors": "1"}}')
     assert _run(cohort, outputs, "--classifiers") == 0

@@ -3,8 +3,19 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
+from matplotlib.text import Text
 
-from pds_bids.reports.cohort_charts import fidelity_figure
+from pds_bids.reports.cohort_charts import (
+    agreement_figure,
+    fidelity_figure,
+    forest_figure,
+    parcel_correlation_figure,
+    similarity_figure,
+)
+from pds_bids.reports.cohort_maps import person_profile_figure
+
+CONTRASTS = ("b0", "bold", "dwi", "fa", "md (µm²/ms)")
 
 
 def test_five_contrasts_do_not_write_over_each_other():
@@ -21,3 +32,51 @@ def test_five_contrasts_do_not_write_over_each_other():
     )
     head, key = figure.texts
     assert head.get_window_extent().x1 < key.get_window_extent().x0
+
+
+def _overlapping(figure):
+    """Return pairs of texts that cover each other."""
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    return [
+        (one, other)
+        for k, (one, a) in enumerate(boxes)
+        for other, b in boxes[:k]
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+    ]
+
+
+def _tables(rng):
+    return {name: (rng.normal(size=(8, 120)), rng.normal(size=(8, 120))) for name in CONTRASTS}
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: parcel_correlation_figure({n: (a[0], b[0]) for n, (a, b) in _tables(rng).items()}),
+        lambda rng: agreement_figure(_tables(rng)),
+        lambda rng: agreement_figure({n: (1e-3 * a, 1e-3 * b) for n, (a, b) in _tables(rng).items()}),
+        lambda rng: similarity_figure(
+            {n: (np.corrcoef(a), list("abcdefgh")) for n, (a, _) in _tables(rng).items()}
+        ),
+        lambda rng: person_profile_figure(
+            [(n, "sub-01", 1e-3 * a[0], 1e-3 * b[0], 1e-3 * a.mean(0)) for n, (a, b) in _tables(rng).items()],
+            n_parcels=120,
+        ),
+    ],
+    ids=["correlation", "agreement", "agreement of small numbers", "similarity", "people"],
+)
+def test_no_text_lies_on_another_with_five_contrasts(draw, rng):
+    assert not _overlapping(draw(rng))
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 30])
+def test_the_words_of_a_forest_stay_clear_of_each_other(n_rows):
+    row = {"kind": "synthetic", "accuracy": 0.35, "low": 0.2, "high": 0.5, "n": "40"}
+    row |= {"source": 0.34, "source_low": 0.2, "source_high": 0.5, "family": "scheme"}
+    rows = [
+        row | {"name": f"hybrid: missing modality synthetic, each site by the others {k}"}
+        for k in range(n_rows)
+    ]
+    assert not _overlapping(forest_figure(rows, chance=1 / 3, title="Diagnosis by lda"))
