@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 
 from pds_bids.reports.cohort_charts import (
     agreement_figure,
@@ -34,11 +33,24 @@ def test_five_contrasts_do_not_write_over_each_other():
     assert head.get_window_extent().x1 < key.get_window_extent().x0
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
 def _overlapping(figure):
     """Return pairs of texts that cover each other."""
     figure.draw_without_rendering()
-    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    texts = list(figure.texts)
+    for axes in figure.axes:
+        texts += [axes.title, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            texts += [axis.label, axis.get_offset_text()]
+            # Ticks beyond the frame are there, but not drawn.
+            texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    shown = [text for text in texts if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in shown]
     return [
         (one, other)
         for k, (one, a) in enumerate(boxes)
