@@ -119,6 +119,7 @@ def _view(results: "Results", config: RunConfig) -> dict[str, Any]:
         },
         "permuted": _records(diagnosis.table, "permuted labels") if diagnosis else [],
         "groups": _counts(diagnosis.groups) if diagnosis else {},
+        "n_tested": int(diagnosis.table["n_test"].max()) if diagnosis else 0,
         "n_undiagnosed": sum(not results.people.group_of(person.label) for person in results.measured),
         "contrasts": {str(m): names for m, names in diagnosis.contrasts.items()} if diagnosis else {},
         "covariates": results.people.covariates,
@@ -351,10 +352,10 @@ def _diagnosis_figures(results: "Results", seed: int) -> dict[str, "Figure"]:
     figures = {"maps": maps.map_figure(planes, origins, groups)} if planes else {}
     for kind, rows in _by_classifier(found.table).items():
         lines = [_forest_row(row) for row in rows if np.isfinite(row["accuracy"])]
-        chance = float(found.table["chance"].iloc[0])
-        figures[f"diagnosis-{kind}"] = charts.forest_figure(
-            lines, chance=chance, title=f"Diagnosis by {kind}"
-        )
+        if lines:
+            chance = float(found.table["chance"].iloc[0])
+            name = f"Diagnosis by {kind}"
+            figures[f"diagnosis-{kind}"] = charts.forest_figure(lines, chance=chance, title=name)
     return figures
 
 

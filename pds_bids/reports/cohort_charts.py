@@ -57,6 +57,7 @@ def distribution_figure(
         for place, (values, is_outlier, names) in enumerate(kinds.values()):
             _swarm(axes, place, values, is_outlier, names)
         axes.set_title(name, fontsize=9)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xticks(range(len(kinds)), list(kinds), fontsize=8)
         axes.set_xlim(-0.6, len(kinds) - 0.4)
     return figure

@@ -212,7 +212,7 @@ def test_too_few_groups_and_people_are_told():
         Cohort(blocks, np.full(N, "NC"), np.arange(N) % 5, np.zeros((N, 0)))
     labels[:] = "NC"
     labels[0] = "AD"
-    with pytest.raises(DataError, match="at least 2"):
+    with pytest.raises(DataError, match="fewer than 2 people with images in AD"):
         make_folds(blocks.people, labels, 5, 0)
 
 

@@ -92,6 +92,16 @@ def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
         assert "nothing missing" in text
 
 
+def test_too_few_people_are_told_and_drawn_nowhere(cohort, outputs):
+    few = ["--participant-label", "01", "02", "03", "10", "11", "12", "--permutations", "2"]
+    assert _run(cohort, outputs, *few) == 0
+    text = (outputs / "group.html").read_text()
+    assert not _Page(text).open
+    assert "Nobody could be tested" in text
+    assert set(pd.read_csv(outputs / "group_diagnosis.tsv", sep="\t")["n_test"]) == {0}
+    assert not list((outputs / "figures").glob("group_diagnosis-*"))
+
+
 def test_people_whom_the_model_was_trained_on_are_no_test_of_it(cohort, outputs):
     split = {"train": ["01", "02"], "validation": ["03"], "test": ["10"]}
     for folder, name, content in (
@@ -104,6 +114,10 @@ def test_people_whom_the_model_was_trained_on_are_no_test_of_it(cohort, outputs)
     table = pd.read_csv(outputs / "group_fidelity.tsv", sep="\t")
     judged = set(table.loc[table["level"] == "participant", "participant_id"])
     assert judged == {"sub-10", "sub-11", "sub-12"}
+    # A bootstrap over three people is no interval.
+    means = table[(table["level"] == "cohort") & (table["metric"] == "psnr")]
+    assert set(means["n"]) == {3}
+    assert means["ci_low"].isna().all()
     synthetic = pd.read_csv(outputs / "group_synthetic.tsv", sep="\t").set_index("participant_id")
     assert "trained on this person" in synthetic.loc["sub-01", "excluded"].iloc[0]
     assert "calibrated on this person" in synthetic.loc["sub-03", "excluded"].iloc[0]

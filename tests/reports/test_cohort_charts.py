@@ -7,6 +7,7 @@ import pytest
 
 from pds_bids.reports.cohort_charts import (
     agreement_figure,
+    distribution_figure,
     fidelity_figure,
     forest_figure,
     parcel_correlation_figure,
@@ -92,3 +93,12 @@ def test_the_words_of_a_forest_stay_clear_of_each_other(n_rows):
         for k in range(n_rows)
     ]
     assert not _overlapping(forest_figure(rows, chance=1 / 3, title="Diagnosis by lda"))
+
+
+def test_shares_that_hardly_differ_are_not_written_as_an_offset():
+    values = np.array([0.99996, 1.0, 0.99998])
+    kinds = {"BOLD": (values, np.zeros(3, bool), ["sub-01", "sub-02", "sub-03"])}
+    figure = distribution_figure({"share of brain acquired": kinds}, title="Quality")
+    figure.draw_without_rendering()
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
+    assert not _overlapping(figure)
