@@ -139,7 +139,7 @@ def agreement_figure(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Fig
     figure = new_figure(11.5, 3.6)
     figure.text(0.01, 0.93, "Agreement of parcel means, all people", fontsize=13, weight="bold")
     grid = figure.subplots(1, max(len(pairs), 1), squeeze=False)[0]
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.79, bottom=0.16, wspace=0.42)
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.79, bottom=0.16, wspace=0.55)
     for axes, (contrast, (acquired, synthetic)) in zip(grid, pairs.items(), strict=False):
         middle, difference = ((acquired + synthetic) / 2).ravel(), (synthetic - acquired).ravel()
         known = np.isfinite(difference)
@@ -150,6 +150,7 @@ def agreement_figure(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Fig
                 axes.axhline(level, color=VERMILION, lw=1.2, ls=style)
         axes.set_xlabel("mean of both")
         axes.locator_params(nbins=4)
+        axes.tick_params(labelsize=8)
         axes.set_title(contrast, fontsize=9)
     grid[0].set_ylabel("synthetic - acquired")
     return figure

@@ -87,7 +87,7 @@ def person_profile_figure(
     figure.text(0.01, 1 - 0.3 / height, "Parcel profiles of single people", fontsize=13, weight="bold")
     grid = figure.subplots(max(len(people), 1), 2, squeeze=False, sharex=True)
     figure.subplots_adjust(
-        left=0.06, right=0.985, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.35, wspace=0.15
+        left=0.06, right=0.985, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.35, wspace=0.2
     )
     for line, (contrast, name, acquired, synthetic, mean) in zip(grid, people, strict=False):
         for axes, shift in zip(line, (np.zeros_like(mean), mean), strict=True):
