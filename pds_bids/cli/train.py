@@ -11,12 +11,10 @@ from typing import Any
 from pds_bids.config import RunConfig
 from pds_bids.devices import visible_gpus
 from pds_bids.exceptions import UsageError
+from pds_bids.inference.card import MODELS, TRAINING
 from pds_bids.options import METHODS, Device, Synthesize, TrainingData
 
 __all__ = ["run_training"]
-
-#: Folders in the output folder.
-TRAINING, MODELS = "training", "models"
 
 
 def run_training(config: RunConfig, *, preprocess: Callable[[RunConfig], int]) -> int:

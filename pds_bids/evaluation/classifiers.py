@@ -98,6 +98,8 @@ def fit_nested(
     )
     pipeline = Pipeline(
         [
+            # Neighbours are near in all features: as they come, years of age outweigh every parcel.
+            ("units", StandardScaler() if imputation is Imputation.NEIGHBOURS else "passthrough"),
             ("fill", fill),
             ("covariates", RegressOut(n_covariates)),
             ("scale", StandardScaler()),

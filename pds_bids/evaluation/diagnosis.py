@@ -125,9 +125,14 @@ def make_folds(
             )
     rows = np.array([first[person] for person in first])
     strata = labels[rows].astype(str)
-    fewest = int(np.unique(strata, return_counts=True)[1].min())
+    names, counts = np.unique(strata, return_counts=True)
+    fewest = int(counts.min())
     if fewest < FEWEST_PER_CLASS:
-        raise DataError(f"diagnosis: a group has {fewest} people; at least {FEWEST_PER_CLASS} are needed")
+        few = ", ".join(names[counts < FEWEST_PER_CLASS].tolist())
+        raise DataError(
+            f"diagnosis: fewer than {FEWEST_PER_CLASS} people with images in {few}; at least "
+            f"{FEWEST_PER_CLASS} are needed in each group"
+        )
     n_folds = min(n_folds, fewest)
     if len(patterns):
         finer = np.array([f"{a}/{b}" for a, b in zip(strata, np.asarray(patterns)[rows], strict=True)])

@@ -133,12 +133,14 @@ def identify_people(acquired: np.ndarray, synthetic: np.ndarray) -> Identificati
     Returns
     -------
     Identification
-        Empty for fewer than three people.
+        Empty for fewer than three people, or three parcels that everybody has.
     """
     x, y = _pair(acquired, synthetic)
     if len(x) < FEWEST:
         return Identification(np.zeros(0, bool), np.zeros(0), np.zeros((0, 0)))
     kept = np.isfinite(x).all(0) & (x.std(0) > 0) & (y.std(0) > 0)
+    if kept.sum() < FEWEST:
+        return Identification(np.zeros(0, bool), np.zeros(0), np.zeros((0, 0)))
     x, y = (_unit((v[:, kept] - v[:, kept].mean(0)) / v[:, kept].std(0)) for v in (x, y))
     similarity = y @ x.T
     own = np.diag(similarity)

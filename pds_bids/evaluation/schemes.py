@@ -18,7 +18,7 @@ class Origin(StrEnum):
     ACQUIRED = "acquired"
     SYNTHETIC = "synthetic"
     #: Acquired where there is a scan, synthetic elsewhere.
-    FILLED = "filled"
+    FILLED = "acquired or synthetic"
 
 
 class Imputation(StrEnum):

@@ -174,6 +174,9 @@ def _single_contrasts(
         parts = (Input(modality, Origin.ACQUIRED),)
         tables = {name: acquired_parcels(measured, name) for name in (names if len(names) > 1 else ())}
         for name, table in (tables | (courses if modality is Modality.BOLD else {})).items():
+            if not np.isfinite(table).any():
+                # Synthetic throughout.
+                continue
             alone = replace(cohort, blocks=Blocks(cohort.blocks.people, {(modality, Origin.ACQUIRED): table}))
             scheme = Scheme(f"acquired {name} alone", parts, parts)
             found = predict(alone, scheme, kind, seed=question.seed)

@@ -29,7 +29,8 @@ def gather_blocks(
         Who is who.
     all_acquired : bool
         Take acquired contrasts that nobody synthesises (FA and MD, by some models) as well; by default only
-        those that exist with both origins, so that one can stand in for the other.
+        those that exist with both origins, so that one can stand in for the other, or all contrasts of a
+        modality that is only acquired, or only synthetic, throughout the cohort.
 
     Returns
     -------
@@ -47,7 +48,8 @@ def gather_blocks(
         modality: sorted(
             name
             for name, origins in kinds.items()
-            if len(origins) == 2 or ("acquired" in origins and (all_acquired or not _any_synthetic(kinds)))
+            # Of a modality that nobody has with the other origin, whatever there is.
+            if origins == set().union(*kinds.values()) or (all_acquired and "acquired" in origins)
         )
         for modality, kinds in sorted(there.items())
     }
@@ -135,10 +137,6 @@ def _strength(series: np.ndarray) -> np.ndarray:
         # Parcels of one voxel may have the same course.
         found[varies] = np.arctanh(matrix.clip(-0.999, 0.999)).sum(1) / (varies.sum() - 1)
     return found
-
-
-def _any_synthetic(kinds: Mapping[str, set[str]]) -> bool:
-    return any("synthetic" in origins for origins in kinds.values())
 
 
 def _column(measured: Sequence[Measured], contrast: str, origin: str, width: int) -> np.ndarray:

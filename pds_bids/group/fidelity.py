@@ -51,6 +51,8 @@ COLUMNS = (
     "effect_size",
 )
 FEWEST = 3
+#: A bootstrap over fewer people returns little more than the smallest and the largest of them.
+FEWEST_FOR_INTERVAL = 5
 #: Metrics in which the model is tested against baselines; others are only described.
 TESTED = ("psnr_brain", "ssim_brain", "mae_brain")
 
@@ -229,7 +231,7 @@ def _summary_rows(described: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
 
 
 def _interval(values: np.ndarray, seed: int) -> dict[str, Any]:
-    if len(values) < 2:
+    if len(values) < FEWEST_FOR_INTERVAL:
         return {"value": float(values.mean()) if len(values) else np.nan, "n": len(values)}
     found = bootstrap_interval(values, seed=seed, n_resamples=2000)
     return _as_row(found) | {"n": len(values)}

@@ -265,6 +265,7 @@ def _fidelity_rows(label: str, session: Session) -> list[dict[str, Any]]:
         {
             "participant_id": f"sub-{label}",
             "session_id": f"ses-{session.label}" if session.label else None,
+            "modality": str(_modality_of(file)),
             "contrast": table.target,
             "predictor": "model" if row.is_model else row.predictor,
             "metric": metric,

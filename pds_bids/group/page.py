@@ -11,6 +11,8 @@ from pds_bids.config import RunConfig
 from pds_bids.evaluation.individual import correlate_people, identify_people
 from pds_bids.evaluation.schemes import Origin
 from pds_bids.group.gather import OUTLIER_Z
+from pds_bids.group.ratings import Exclusion
+from pds_bids.modalities import Modality
 from pds_bids.reports import cohort_charts as charts
 from pds_bids.reports import cohort_maps as maps
 from pds_bids.reports.canvas import save_figure
@@ -38,6 +40,8 @@ DRAWN = {
 #: Best, middle and worst of single people, for each contrast.
 QUANTILES = (1.0, 0.5, 0.0)
 MOST_CONTRASTS = 5
+#: How maps are drawn: factor and unit.
+SHOWN = {"md": (1e3, "md (µm²/ms)")}
 #: Fewer people have no differences to speak of.
 FEWEST = 3
 
@@ -102,29 +106,37 @@ def _view(results: "Results", config: RunConfig) -> dict[str, Any]:
         "n_rated": len({(r.participant, r.image) for r in results.ratings}),
         "rejected": rejected,
         "is_rejected_dropped": config.exclude_rejected,
-        "excluded": [
-            {
-                "participant": p,
-                "session": s,
-                "modality": m,
-                "input": "synthetic" if is_made else "acquired",
-                "why": why,
-            }
-            for (p, s, m, is_made), why in results.excluded.items()
-        ],
+        "excluded": _excluded_lines(results.excluded),
         "atlas": results.atlas,
         "fidelity": _fidelity_summary(results.fidelity),
         "beyond": _beyond_summary(results.fidelity),
         "n_pairs": {own.contrast: len(own.labels) for own in results.pairs},
         "refusal": results.refusal,
         "is_leaking": results.is_leaking,
-        "diagnosis": _diagnosis_rows(diagnosis.table) if diagnosis else [],
+        "diagnosis": {
+            kind: [row for row in rows if row["family"] != "permuted labels"]
+            for kind, rows in (_by_classifier(diagnosis.table) if diagnosis else {}).items()
+        },
         "permuted": _records(diagnosis.table, "permuted labels") if diagnosis else [],
         "groups": _counts(diagnosis.groups) if diagnosis else {},
+        "n_tested": int(diagnosis.table["n_test"].max()) if diagnosis else 0,
+        "n_undiagnosed": sum(not results.people.group_of(person.label) for person in results.measured),
         "contrasts": {str(m): names for m, names in diagnosis.contrasts.items()} if diagnosis else {},
         "covariates": results.people.covariates,
         "config": config,
     }
+
+
+def _excluded_lines(excluded: Exclusion) -> Records:
+    """Return one line per reason and kind of image, with names."""
+    lines: dict[tuple[str, Modality, str], list[str]] = {}
+    for (label, session, modality, is_made), why in excluded.items():
+        key = ("synthetic" if is_made else "acquired", modality, why)
+        lines.setdefault(key, []).append(f"sub-{label}" + (f" ses-{session}" if session else ""))
+    return [
+        {"input": kind, "modality": modality, "why": why, "names": names}
+        for (kind, modality, why), names in lines.items()
+    ]
 
 
 def _participants(quality: pd.DataFrame) -> list[dict[str, Any]]:
@@ -150,8 +162,20 @@ def _records(table: pd.DataFrame, family: str) -> Records:
     return table[table["family"] == family].to_dict("records")
 
 
-def _diagnosis_rows(table: pd.DataFrame) -> Records:
-    return table[table["family"] != "permuted labels"].to_dict("records")
+def _by_classifier(table: pd.DataFrame) -> dict[str, Records]:
+    """Return the rows of each classifier; covariates alone have one of their own and stand with the first."""
+    is_control = table["family"] == "control"
+    rows = {
+        str(kind): own.to_dict("records")
+        for kind, own in table[~is_control].groupby("classifier", sort=False)
+    }
+    controls = [
+        r | {"scheme": f"{r['scheme']} ({r['classifier']})"} for r in table[is_control].to_dict("records")
+    ]
+    first = next(iter(rows))
+    place = next((k for k, r in enumerate(rows[first]) if r["family"] == "permuted labels"), len(rows[first]))
+    rows[first][place:place] = controls
+    return rows
 
 
 def _counts(groups: np.ndarray) -> dict[str, int]:
@@ -160,19 +184,35 @@ def _counts(groups: np.ndarray) -> dict[str, int]:
 
 
 def _fidelity_summary(table: pd.DataFrame) -> Records:
-    """Return means over people of the metrics in the brain, the model and its tests against baselines."""
+    """Return one row per contrast and predictor: means in the brain, and how much better the model is."""
     own = table[(table["level"] == "cohort") & (table["region"] == "brain")]
-    is_mean = own["metric"].isin(["psnr", "ssim", "mae", "nrmse"])
-    is_test = own["metric"].str.contains(" difference to ")
-    return own[is_mean | is_test].to_dict("records")
+    found = {(r["contrast"], r["predictor"], r["metric"]): r for r in own.to_dict("records")}
+    rows = []
+    for contrast, predictor, metric in found:
+        if metric == "psnr":
+            row = {name: found.get((contrast, predictor, name)) for name in ("psnr", "ssim", "mae")}
+            row["difference"] = found.get((contrast, "model", f"psnr difference to {predictor}"))
+            rows.append(found[contrast, predictor, metric] | row)
+    return sorted(rows, key=lambda row: (row["contrast"], row["predictor"] != "model"))
 
 
 def _beyond_summary(table: pd.DataFrame) -> Records:
-    own = table[(table["level"] == "cohort")]
-    names = "identification|median correlation|pattern|coverage"
-    return own[own["metric"].str.contains(names) & own["region"].isin(["brain", "parcels"])].to_dict(
-        "records"
-    )
+    """Return one row per contrast and predictor: what is left beyond the mean person."""
+    own = table[(table["level"] == "cohort") & table["region"].isin(["brain", "parcels"])]
+    found = {(r["contrast"], r["predictor"], r["metric"]): r for r in own.to_dict("records")}
+    names = {
+        "identified": "identification rate",
+        "correlation": "median correlation over people",
+        "removed": "psnr lost, pattern removed (dB)",
+        "randomised": "psnr lost, pattern randomised (dB)",
+    }
+    rows = []
+    for (contrast, predictor, metric), row in found.items():
+        if metric == names["identified"]:
+            more: dict[str, Any] = {k: found.get((contrast, predictor, name)) for k, name in names.items()}
+            levels = [found.get((contrast, predictor, f"coverage{level}")) for level in (50, 80, 95)]
+            rows.append(row | more | {"covered": [level for level in levels if level]})
+    return rows
 
 
 def _quality_figures(results: "Results") -> dict[str, "Figure"]:
@@ -219,17 +259,22 @@ def _fidelity_figures(results: "Results") -> dict[str, "Figure"]:
             }
         )
         figures["agreement"] = charts.agreement_figure(
-            {name: (own.acquired, own.synthetic) for name, own in pairs.items()}
-        )
-        figures["identification"] = charts.similarity_figure(
             {
-                name: (identify_people(own.acquired, own.synthetic).similarity, own.labels)
-                for name, own in pairs.items()
+                unit: (factor * own.acquired, factor * own.synthetic)
+                for (factor, unit), own in ((_shown(name), own) for name, own in pairs.items())
             }
         )
+        alike = {n: identify_people(own.acquired, own.synthetic).similarity for n, own in pairs.items()}
+        if alike := {name: (own, pairs[name].labels) for name, own in alike.items() if own.size}:
+            figures["identification"] = charts.similarity_figure(alike)
         if shares := _coverages(results):
             figures["uncertainty"] = charts.coverage_figure(shares)
     return figures
+
+
+def _shown(contrast: str) -> tuple[float, str]:
+    """Return what values of a contrast are multiplied by in figures, and its name with the unit."""
+    return SHOWN.get(contrast, (1.0, contrast))
 
 
 def _coverages(results: "Results") -> dict[str, dict[int, np.ndarray]]:
@@ -247,32 +292,38 @@ def _coverages(results: "Results") -> dict[str, dict[int, np.ndarray]]:
 
 def _profile_figures(results: "Results") -> dict[str, "Figure"]:
     profiles: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    unknown = "no diagnosis" if results.people.group_column else "everybody"
     for person in results.measured:
-        group = results.people.group_of(person.label) or "everybody"
+        group = results.people.group_of(person.label) or unknown
         for own in person.signals:
             if own.scan.session == person.session:
                 profiles.setdefault((own.scan.contrast, group, own.scan.origin), []).append(own.means)
     if not profiles:
         return {}
-    contrasts = sorted({contrast for contrast, _, _ in profiles})
+    contrasts = {contrast: _shown(contrast) for contrast in sorted({contrast for contrast, _, _ in profiles})}
     groups = sorted({group for _, group, _ in profiles})
     figures = {
         "profiles": maps.profile_figure(
-            {key: np.array(rows) for key, rows in profiles.items()},
+            {
+                (contrasts[name][1], *key): contrasts[name][0] * np.array(rows)
+                for (name, *key), rows in profiles.items()
+            },
             groups,
-            contrasts,
+            [name for _, name in contrasts.values()],
             names=results.atlas.names,
         )
     }
     people = []
     for pair in results.pairs[:MOST_CONTRASTS]:
-        if len(pair.labels) < FEWEST:
-            continue
         rank = identify_people(pair.acquired, pair.synthetic).similarity.diagonal().argsort()
+        if not rank.size:
+            continue
         mean = np.nanmean(pair.acquired, 0)
         for quantile in QUANTILES:
             k = int(rank[round(quantile * (len(rank) - 1))])
-            people.append((pair.contrast, f"sub-{pair.labels[k]}", pair.acquired[k], pair.synthetic[k], mean))
+            factor, name = _shown(pair.contrast)
+            tables = (factor * values for values in (pair.acquired[k], pair.synthetic[k], mean))
+            people.append((name, f"sub-{pair.labels[k]}", *tables))
     if people:
         figures["people"] = maps.person_profile_figure(people, n_parcels=len(results.atlas.names))
     return figures
@@ -299,28 +350,24 @@ def _diagnosis_figures(results: "Results", seed: int) -> dict[str, "Figure"]:
             name = str(modality).upper()
             planes[name], origins[name], groups[name] = plane, own_origins, own_groups
     figures = {"maps": maps.map_figure(planes, origins, groups)} if planes else {}
-    table = found.table
-    for kind, of_kind in table[table["family"] != "permuted labels"].groupby("classifier", sort=False):
-        rows_of = [_forest_row(row) for row in of_kind.to_dict("records")]
-        controls = table[(table["family"] == "permuted labels") & (table["classifier"] == kind)]
-        rows_of += [_forest_row(row) for row in controls.to_dict("records")]
-        rows_of = [row for row in rows_of if np.isfinite(float(row["accuracy"]))]
-        figures[f"diagnosis-{kind}"] = charts.forest_figure(
-            rows_of, chance=float(table["chance"].iloc[0]), title=f"Diagnosis by {kind}"
-        )
+    for kind, rows in _by_classifier(found.table).items():
+        lines = [_forest_row(row) for row in rows if np.isfinite(row["accuracy"])]
+        if lines:
+            chance = float(found.table["chance"].iloc[0])
+            name = f"Diagnosis by {kind}"
+            figures[f"diagnosis-{kind}"] = charts.forest_figure(lines, chance=chance, title=name)
     return figures
 
 
 def _forest_row(row: Mapping[Any, Any]) -> dict[str, float | str]:
     is_control = row["family"] in ("control", "permuted labels")
-    is_synthetic = any(
-        word in f"{row['train_input']} {row['test_input']}" for word in ("synthetic", "filled")
-    )
+    is_synthetic = "synthetic" in f"{row['train_input']} {row['test_input']}"
     kind = "control" if is_control else "synthetic" if is_synthetic else "acquired"
     prefix = "permuted labels: " if row["family"] == "permuted labels" else ""
     return {
         "name": f"{prefix}{row['scheme']}",
         "kind": kind,
+        "family": row["family"],
         "accuracy": row["accuracy"],
         "low": row["accuracy_ci_low"],
         "high": row["accuracy_ci_high"],

@@ -16,6 +16,8 @@ LOGGER = logging.getLogger("pds_bids.group")
 DEFAULT_COVARIATES = ("age", "sex", "site")
 #: More values than this are no categories.
 MOST_CATEGORIES = 30
+#: Numbers of sites are names: site 4 is not twice site 2.
+CATEGORICAL = ("site",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +76,8 @@ class People:
             if name in without:
                 continue
             values = own[name]
-            numbers = pd.to_numeric(values, errors="coerce")
-            if numbers.notna().sum() == values.notna().sum() and numbers.notna().any():
-                columns.append(numbers.to_numpy(np.float64))
+            if not _is_category(values):
+                columns.append(pd.to_numeric(values).to_numpy(np.float64))
                 names.append(name)
                 continue
             for category in sorted(values.dropna().astype(str).unique())[1:]:
@@ -124,7 +125,9 @@ def read_people(
     path = bids_dir / "participants.tsv"
     if not path.is_file():
         return People(pd.DataFrame())
-    table = pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype={0: str})
+    # With a missing value among them, whole numbers would be read as 1.0 and 2.0.
+    words = dict.fromkeys(("participant_id", "site", group_column, person_column), str)
+    table = pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype=words)
     if "participant_id" not in table:
         raise UsageError(f"{path}: there is no column participant_id")
     table.index = pd.Index(table["participant_id"].astype(str).str.removeprefix("sub-"))
@@ -136,11 +139,27 @@ def read_people(
         raise UsageError(f"{path}: no column {', '.join(absent)}; there are: {have}")
     if covariates is None:
         covariates = [name for name in DEFAULT_COVARIATES if name in table and table[name].nunique() > 1]
+        for name in [name for name in covariates if _has_too_many(table[name])]:
+            LOGGER.warning(
+                "%s: column %s has %d values, too many to be regressed out; harmonise, or group the values",
+                path, name, table[name].nunique(),
+            )  # fmt: skip
+            covariates.remove(name)
     if group_column not in table:
         LOGGER.warning("%s has no column %s: no diagnosis (--group-column)", path, group_column)
         group_column = ""
     for name in covariates:
-        is_text = pd.to_numeric(table[name], errors="coerce").isna().all()
-        if is_text and table[name].nunique() > MOST_CATEGORIES:
+        if _has_too_many(table[name]):
             raise UsageError(f"{path}: covariate {name} has {table[name].nunique()} categories")
     return People(table, group_column, tuple(covariates), person_column)
+
+
+def _is_category(values: pd.Series) -> bool:
+    """Return whether a covariate is words; a column without any value is as well, and gives no column."""
+    numbers = pd.to_numeric(values, errors="coerce")
+    is_number = numbers.notna().any() and numbers.notna().sum() == values.notna().sum()
+    return values.name in CATEGORICAL or not is_number
+
+
+def _has_too_many(values: pd.Series) -> bool:
+    return _is_category(values) and values.nunique() > MOST_CATEGORIES

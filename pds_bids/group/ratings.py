@@ -11,7 +11,7 @@ from pds_bids.group.participants import Measured
 from pds_bids.modalities import Modality
 from pds_bids.reports.ratings import Rating, RatingVerdict
 
-__all__ = ["Exclusion", "add_ratings", "exclude", "exclusions"]
+__all__ = ["Exclusion", "add_ratings", "exclude", "exclude_scores", "exclusions"]
 
 #: Participant, session (empty for none), modality, whether synthetic; and the reason.
 Exclusion = dict[tuple[str, str, Modality, bool], str]
@@ -97,6 +97,17 @@ def exclude(measured: Iterable[Measured], excluded: Exclusion) -> list[Measured]
             )
         )
     return kept
+
+
+def exclude_scores(reported: pd.DataFrame, excluded: Exclusion) -> pd.DataFrame:
+    """Return the scores of quality files without those of excluded images; see `Gathered.fidelity`."""
+    if not len(reported):
+        return reported
+    labels = reported["participant_id"].str.removeprefix("sub-")
+    sessions = reported["session_id"].fillna("").astype(str).str.removeprefix("ses-")
+    keys = list(zip(labels, sessions, map(Modality, reported["modality"]), strict=True))
+    is_kept = [all((*key, is_made) not in excluded for is_made in (True, False)) for key in keys]
+    return reported[is_kept]
 
 
 def _worst(ratings: Sequence[Rating]) -> RatingVerdict:

@@ -16,9 +16,10 @@ from pds_bids.group.gather import Gathered, gather
 from pds_bids.group.page import write_page
 from pds_bids.group.participants import Measured, Reading, coarse_mask, measure_participants
 from pds_bids.group.people import People, read_people
-from pds_bids.group.ratings import Exclusion, add_ratings, exclude, exclusions
+from pds_bids.group.ratings import Exclusion, add_ratings, exclude, exclude_scores, exclusions
 from pds_bids.group.rows import Question
 from pds_bids.group.tables import write_atlas_files, write_group_table
+from pds_bids.group.trained import trained_on
 from pds_bids.inference.card import default_model_dir, read_card
 from pds_bids.modalities import MAP_UNITS
 from pds_bids.reports.ratings import Rating, read_ratings
@@ -111,6 +112,7 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     gathered = gather(out, listed, config.participant_label)
     ratings = tuple(read_ratings(out))
     excluded = exclusions(gathered.quality, ratings, drop_rejected=config.exclude_rejected)
+    excluded |= trained_on(out, gathered.synthetic)
     gathered = _with_ratings(gathered, people, ratings, excluded)
     tell(f"{gathered.quality['participant_id'].nunique()} participants gathered")
     write_group_table(out, "group_qc", gathered.quality)
@@ -154,7 +156,7 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
 def _with_ratings(
     gathered: Gathered, people: People, ratings: Sequence[Rating], excluded: Exclusion
 ) -> Gathered:
-    """Return the tables with diagnosis, site, ratings and exclusions."""
+    """Return the tables with diagnosis, site, ratings and exclusions, and no score of an excluded image."""
 
     def describe(table: pd.DataFrame, column: str) -> pd.DataFrame:
         """Add ratings and what ``participants.tsv`` says of the people."""
@@ -174,7 +176,7 @@ def _with_ratings(
     return Gathered(
         describe(gathered.quality, "modality"),
         describe(gathered.synthetic, "target"),
-        gathered.fidelity,
+        exclude_scores(gathered.fidelity, excluded),
         gathered.incomplete,
     )
 

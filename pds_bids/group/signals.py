@@ -111,7 +111,7 @@ def write_tables(output_dir: Path, signals: Sequence[Signals], atlas: Atlas) -> 
     -------
     list of Path
         What was written: means and series of each contrast, coverage of each series, and correlations of
-        BOLD series of 20 volumes or more.
+        acquired BOLD series of 20 volumes or more.
     """
     written = []
     for own in signals:
@@ -123,7 +123,8 @@ def write_tables(output_dir: Path, signals: Sequence[Signals], atlas: Atlas) -> 
         if scan.label in ("mean", "synthetic+mean"):
             line = [scan.origin, scan.contrast, *own.coverage.tolist()]
             written.append(_table(output_dir, "roi_coverage", own, atlas, [*head[:2], *atlas.names], [line]))
-        if scan.modality is Modality.BOLD and len(own.series) >= MIN_SERIES:
+        # Segments of a synthetic BOLD image follow gradient directions, not time.
+        if scan.modality is Modality.BOLD and not scan.is_synthetic and len(own.series) >= MIN_SERIES:
             with np.errstate(invalid="ignore", divide="ignore"):
                 matrix = np.corrcoef(own.series.T)
             lines = [

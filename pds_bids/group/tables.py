@@ -55,7 +55,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "group_diagnosis": {
         "family": "scheme; single contrast; control; cross-site: trained on all other sites; permuted labels",
         "paper_scheme": "Number in Table V of arXiv 2511.04963, as far as its text tells",
-        "train_input": "acquired, synthetic, or filled: acquired where there is a scan, synthetic elsewhere",
+        "train_input": "acquired or synthetic: acquired where there is a scan, synthetic elsewhere",
         "test_input": "As train_input",
         "n_test_acquired": "People whose test features were all acquired",
         "n_test_synthetic": "People whose test features were all synthetic",

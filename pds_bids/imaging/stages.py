@@ -219,11 +219,10 @@ def deform(
     fixed2moving, fixed2fixed : PointMap
         As `greedy.deformable`.
     """
-    seen = inside_view(fixed, moving.grid, affine)
     # Cut like the moving image: a whole template would pull the edge of a cropped brain out of view.
-    fixed = GreedyImage(np.where(seen.mask, fixed.data, 0), fixed.grid, seen.mask)
+    cut = np.where(in_view(fixed.grid, moving.grid, affine), fixed.data, 0)
     warp, unwarp = greedy.deformable(
-        fixed,
+        inside_view(GreedyImage(cut, fixed.grid, fixed.mask), moving.grid, affine),
         moving,
         affine,
         metric="NCC 2x2x2",
@@ -270,9 +269,14 @@ def deform_or_affine(
 
 def inside_view(fixed: GreedyImage, moving_grid: Grid, fixed2moving: np.ndarray) -> GreedyImage:
     """Limit the metric to what both images can see, within the mask of `fixed`."""
-    points = apply_affine(fixed2moving, fixed.grid.points())
-    seen = resample(np.ones(moving_grid.shape, np.float32), moving_grid.vox2ras, points, order=0) > 0
+    seen = in_view(fixed.grid, moving_grid, fixed2moving)
     return GreedyImage(fixed.data, fixed.grid, seen if fixed.mask is None else seen & fixed.mask)
+
+
+def in_view(fixed_grid: Grid, moving_grid: Grid, fixed2moving: np.ndarray) -> np.ndarray:
+    """Return which points of one grid lie in the field of view of another, ``(X, Y, Z)`` bool."""
+    points = apply_affine(fixed2moving, fixed_grid.points())
+    return resample(np.ones(moving_grid.shape, np.float32), moving_grid.vox2ras, points, order=0) > 0
 
 
 def centre_ras(mask: np.ndarray, grid: Grid) -> np.ndarray:

@@ -13,7 +13,9 @@ __all__ = [
     "BASELINES",
     "CARD",
     "FORMAT",
+    "MODELS",
     "SHIPPED",
+    "TRAINING",
     "WEIGHTS",
     "baselines_folder",
     "checked_weights_sha256",
@@ -27,6 +29,8 @@ WEIGHTS = "weights.safetensors"
 BASELINES = "baselines.safetensors"
 CARD = "model.json"
 FORMAT = 1
+#: Folders that the level train writes in an output folder, one below each for a method.
+TRAINING, MODELS = "training", "models"
 #: Bundles of the package: the best one, and one for slow machines and demonstrations; of which method.
 SHIPPED = ("default", "small")
 SHIPPED_METHOD = "unet"

@@ -57,6 +57,7 @@ def distribution_figure(
         for place, (values, is_outlier, names) in enumerate(kinds.values()):
             _swarm(axes, place, values, is_outlier, names)
         axes.set_title(name, fontsize=9)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xticks(range(len(kinds)), list(kinds), fontsize=8)
         axes.set_xlim(-0.6, len(kinds) - 0.4)
     return figure
@@ -114,9 +115,11 @@ def parcel_correlation_figure(
         axes.axhline(0, color=GREY, lw=1)
         axes.plot(np.abs(source[order]), "o", ms=3, color=BLUE, label="|r| of the source as it is")
         axes.plot(model[order], "o", ms=3, color=VERMILION, label="r of the synthetic image")
-        axes.set(xlabel="parcels, by r of the synthetic image", ylim=(-1.02, 1.02))
-        axes.set_title(f"{contrast}, group mean removed", fontsize=9)
+        axes.set(xlabel="parcels", ylim=(-1.02, 1.02))
+        axes.set_title(contrast, fontsize=9)
     grid[0].set_ylabel("correlation over people")
+    note = "group mean removed; parcels in the order of the r of the synthetic image"
+    figure.text(0.985, 0.93, note, fontsize=9, ha="right", color="#444444")
     grid[0].legend(loc="lower left", fontsize=8, frameon=False)
     return figure
 
@@ -136,7 +139,7 @@ def agreement_figure(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Fig
     figure = new_figure(11.5, 3.6)
     figure.text(0.01, 0.93, "Agreement of parcel means, all people", fontsize=13, weight="bold")
     grid = figure.subplots(1, max(len(pairs), 1), squeeze=False)[0]
-    figure.subplots_adjust(left=0.08, right=0.985, top=0.79, bottom=0.16, wspace=0.32)
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.79, bottom=0.16, wspace=0.55)
     for axes, (contrast, (acquired, synthetic)) in zip(grid, pairs.items(), strict=False):
         middle, difference = ((acquired + synthetic) / 2).ravel(), (synthetic - acquired).ravel()
         known = np.isfinite(difference)
@@ -145,8 +148,11 @@ def agreement_figure(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> "Fig
             bias, spread = difference[known].mean(), 1.96 * difference[known].std()
             for level, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
                 axes.axhline(level, color=VERMILION, lw=1.2, ls=style)
-        axes.set(xlabel="mean of both", ylabel="synthetic - acquired")
+        axes.set_xlabel("mean of both")
+        axes.locator_params(nbins=4)
+        axes.tick_params(labelsize=8)
         axes.set_title(contrast, fontsize=9)
+    grid[0].set_ylabel("synthetic - acquired")
     return figure
 
 
@@ -183,8 +189,8 @@ def coverage_figure(shares: Mapping[str, Mapping[int, np.ndarray]]) -> "Figure":
             capsize=3,
             label=contrast,
         )
-    axes.set(xlabel="claimed share", ylabel="share of voxels inside", xlim=(0.4, 1), ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="claimed share", ylabel="share of voxels inside", xlim=(0.4, 1), ylim=(0, 1.03))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
@@ -200,15 +206,20 @@ def similarity_figure(matrices: Mapping[str, tuple[np.ndarray, Sequence[str]]]) 
     -------
     Figure
     """
-    figure = new_figure(11.5, 4.2)
-    figure.text(0.01, 0.94, "Whose image is it?", fontsize=13, weight="bold")
+    # Panels are square: five of them are less high than three.
+    height = 1.1 + min(9.2 / max(len(matrices), 1), 3.2)
+    figure = new_figure(11.5, height)
+    figure.text(0.01, 1 - 0.3 / height, "Whose image is it?", fontsize=13, weight="bold")
+    note = "one person per row (synthetic) and column (acquired): the diagonal should stand out"
+    figure.text(0.985, 1 - 0.28 / height, note, fontsize=9, ha="right", color="#444444")
     grid = figure.subplots(1, max(len(matrices), 1), squeeze=False)[0]
-    figure.subplots_adjust(left=0.06, right=0.89, top=0.82, bottom=0.14, wspace=0.3)
+    figure.subplots_adjust(left=0.04, right=0.89, top=1 - 0.7 / height, bottom=0.35 / height, wspace=0.15)
     shown = None
     for axes, (contrast, (matrix, _)) in zip(grid, matrices.items(), strict=False):
         shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        axes.set(xlabel="acquired, person", ylabel="synthetic, person", xticks=[], yticks=[])
-        axes.set_title(f"{contrast}: the diagonal should stand out", fontsize=9)
+        axes.set(xlabel="acquired", xticks=[], yticks=[])
+        axes.set_title(contrast, fontsize=9)
+    grid[0].set_ylabel("synthetic")
     if shown is not None:
         figure.colorbar(shown, cax=figure.add_axes((0.91, 0.2, 0.012, 0.56)), label="correlation")
     return figure
@@ -222,7 +233,7 @@ def forest_figure(rows: Sequence[Mapping[str, float | str]], *, chance: float, t
     rows : sequence of mapping
         ``name``, ``accuracy``, ``low``, ``high``, ``n``; ``source``, ``source_low``, ``source_high`` where
         there is a source-only classifier, nan otherwise; ``kind``: ``acquired``,
-        ``synthetic`` or ``control``.
+        ``synthetic`` or ``control``; ``family``: a line is drawn where it changes.
     chance : float
         Drawn as a line.
     title : str
@@ -238,7 +249,11 @@ def forest_figure(rows: Sequence[Mapping[str, float | str]], *, chance: float, t
     axes = figure.add_axes((0.36, 0.65 / height, 0.55, 1 - 1.3 / height))
     colours = {"acquired": _INK, "synthetic": VERMILION, "control": GREY}
     axes.axvline(chance, color=GREY, ls="--", lw=1)
-    axes.text(chance + 0.006, -0.55, "chance", color="#666666", fontsize=8, va="bottom")
+    axes.text(chance, len(rows) - 0.05, "chance", color="#666666", fontsize=8, va="bottom", ha="center")
+    families = [str(row["family"]) for row in reversed(rows)]
+    for place in range(1, len(rows)):
+        if families[place] != families[place - 1]:
+            axes.axhline(place - 0.5, color="#dddddd", lw=0.8, zorder=0)
     for place, row in enumerate(reversed(rows)):
         for name, offset, marker, colour in (
             ("source", -0.17, "s", BLUE),
@@ -283,7 +298,13 @@ def _swarm(
     axes.plot([place - 0.32, place + 0.32], [middle, middle], color=_INK, lw=1.6)
     axes.plot([place, place], [low, high], color=_INK, lw=1.2)
     worst = sorted(np.flatnonzero(far).tolist(), key=lambda k: -abs(values[k] - middle))[:_MOST_NAMES]
+    written: list[float] = []
+    reach = 0.05 * np.ptp(values[known])
     for k in worst if names else ():
+        # Names on top of each other cannot be read; all of them are in the table.
+        if any(abs(values[k] - other) < reach for other in written):
+            continue
+        written.append(float(values[k]))
         axes.annotate(
             names[k],
             (place + jitter[k], values[k]),

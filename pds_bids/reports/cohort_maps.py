@@ -87,7 +87,7 @@ def person_profile_figure(
     figure.text(0.01, 1 - 0.3 / height, "Parcel profiles of single people", fontsize=13, weight="bold")
     grid = figure.subplots(max(len(people), 1), 2, squeeze=False, sharex=True)
     figure.subplots_adjust(
-        left=0.08, right=0.985, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.35, wspace=0.12
+        left=0.06, right=0.985, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.35, wspace=0.2
     )
     for line, (contrast, name, acquired, synthetic, mean) in zip(grid, people, strict=False):
         for axes, shift in zip(line, (np.zeros_like(mean), mean), strict=True):
@@ -100,6 +100,7 @@ def person_profile_figure(
         line[0].set_title(f"{name}, {contrast}: r = {plain:.2f}", fontsize=8)
         line[1].set_title(f"less the acquired mean of the group: r = {left:.2f}", fontsize=8)
         line[1].axhline(0, color=GREY, lw=0.8)
+        line[0].set_xlim(-0.5, len(mean) - 0.5)
     for axes in grid[-1]:
         axes.set_xlabel(f"{n_parcels} parcels", fontsize=8)
     note = "black: acquired, vermilion dashes: synthetic"

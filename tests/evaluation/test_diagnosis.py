@@ -162,6 +162,25 @@ def test_imputation_uses_training_people_alone():
     assert filled[0] == pytest.approx(np.nanmean(rows, 0))
 
 
+def test_nearest_neighbours_are_near_in_the_image_not_in_age():
+    # Two kinds of people; ages are noise in years, features have a spread of a hundredth.
+    rng = np.random.default_rng(0)
+    kind = np.repeat([0.0, 1.0], 20)
+    rows = kind[:, None] * np.ones(6) + 0.05 * rng.normal(size=(40, 6))
+    ages = rng.uniform(50, 90, size=(40, 1))
+    y = np.array(["a", "b"] * 20)
+    table = np.concatenate([0.01 * rows, ages], 1)
+    table[:5, 3:6] = table[20:25, 3:6] = np.nan
+    fitted = fit_nested(
+        Classifier.LDA, table, y, list(map(str, range(40))), n_covariates=1, imputation=Imputation.NEIGHBOURS
+    )
+    steps = list(fitted.named_steps)
+    filled = fitted[: steps.index("fill") + 1].transform(table)[:, 3:6]
+    # The two kinds are two standard deviations apart.
+    apart = (filled[20:25] - filled[:5]) / filled.std(0)
+    assert np.all(apart > 1.5)
+
+
 def test_figures_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.integers(3, size=90)
@@ -193,7 +212,7 @@ def test_too_few_groups_and_people_are_told():
         Cohort(blocks, np.full(N, "NC"), np.arange(N) % 5, np.zeros((N, 0)))
     labels[:] = "NC"
     labels[0] = "AD"
-    with pytest.raises(DataError, match="at least 2"):
+    with pytest.raises(DataError, match="fewer than 2 people with images in AD"):
         make_folds(blocks.people, labels, 5, 0)
 
 

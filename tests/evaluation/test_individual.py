@@ -63,6 +63,15 @@ def test_people_are_found_by_their_own_pattern(rng):
     assert exchanged.rate == np.mean(order == np.arange(25))
 
 
+def test_nobody_is_looked_for_without_common_parcels(rng):
+    acquired = rng.normal(size=(4, 8))
+    # Two at each end of the field of view: nobody has what all others have.
+    acquired[np.arange(8) % 4, np.arange(8)] = np.nan
+    found = identify_people(acquired, acquired)
+    assert np.isnan(found.rate)
+    assert found.similarity.shape == (0, 0)
+
+
 def test_bland_altman_finds_bias_limits_and_shrinkage(rng):
     acquired = rng.normal(10, 2, size=(4000, 1))
     agreement = bland_altman(acquired, 5 + 0.5 * acquired + 1.0)

@@ -63,7 +63,9 @@ def write_outputs(out, labels, *, lacks=("none", "bold", "dwi"), n_segments=3, e
                      keep_noise=keep_noise)  # fmt: skip
 
 
-def write_person(out, label, k, *, lack="none", n_segments=3, effect=0.1, keep_noise=0.7):
+def write_person(
+    out, label, k, *, lack="none", n_segments=3, effect=0.1, keep_noise=0.7, with_synthetic_maps=False
+):
     rng = np.random.default_rng(k)
     own = 0.05 * rng.normal(size=N_PARCELS + 1)
     own[[3, 4, 9]] += effect * GROUPS.index(GROUPS[k % 3])
@@ -74,6 +76,8 @@ def write_person(out, label, k, *, lack="none", n_segments=3, effect=0.1, keep_n
     }
     noise = 0.03 * rng.normal(size=N_PARCELS + 1)
     made = {name: image + (1 - keep_noise) * noise[ATLAS] for name, image in images.items()}
+    if with_synthetic_maps:
+        made |= {"fa": 0.4 * images["dwi"] + 0.01, "md": 1.02e-3 * images["dwi"]}
     directions = [d for d in ("bold2dwi", "dwi2bold") if not d.startswith(lack)]
     for modality, name in ((BOLD, "bold"), (DWI, "dwi")):
         entities = {"sub": label} | ({"task": "rest"} if modality is BOLD else {})
@@ -112,6 +116,9 @@ def _synthetic(out, entities, modality, made, is_judged, rng):
     pairs = [("synthetic", main), ("synthetic_std", np.full(SHAPE, 0.05)), ("synthetic_mask", BRAIN)]
     if modality is DWI:
         pairs += [("synthetic_b0", made["b0"]), ("synthetic_b0std", np.full(SHAPE, 0.05))]
+        pairs += [(f"synthetic_{name}", made[name]) for name in ("fa", "md") if name in made]
+        # Claimed: twice the error of FA.
+        pairs += [("synthetic_fastd", np.full(SHAPE, 0.02))] if "fa" in made else []
     sidecar = {
         "Synthetic": True, "SkullStripped": True, "Resolution": "3", "Type": "Brain", "RandomSeed": 1,
         "GenerativeModel": {"Name": "unet", "WeightsSHA256": "0"},

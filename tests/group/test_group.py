@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,7 @@ from group_tree import ATLAS, BRAIN, atlas, template, write_dataset, write_outpu
 from nilearn.maskers import NiftiLabelsMasker
 
 from pds_bids.config import RunConfig
-from pds_bids.evaluation.schemes import Origin
+from pds_bids.evaluation.schemes import Input, Origin
 from pds_bids.exceptions import LeakageError, NothingSelectedError, UsageError
 from pds_bids.group.diagnose import diagnose
 from pds_bids.group.features import acquired_courses, gather_blocks
@@ -23,10 +24,10 @@ from pds_bids.group.gather import OUTLIER_Z, flag_outliers, gather, robust_z
 from pds_bids.group.images import find_scans
 from pds_bids.group.participants import Reading, measure_participants
 from pds_bids.group.people import People, read_people
-from pds_bids.group.ratings import exclude, exclusions
+from pds_bids.group.ratings import exclude, exclude_scores, exclusions
 from pds_bids.group.rows import Question
 from pds_bids.group.run import _places
-from pds_bids.group.signals import MIN_SERIES
+from pds_bids.group.signals import MIN_SERIES, measure_scan, write_tables
 from pds_bids.group.tables import write_atlas_files, write_group_table
 from pds_bids.modalities import Modality
 from pds_bids.options import Classifier
@@ -176,7 +177,7 @@ def test_diagnosis_stands_beside_its_source(measured, people):
     assert np.isfinite(hybrid["mcnemar_p_holm"])
     schemes = found.table[found.table["family"] == "scheme"]
     tested = schemes[schemes["n_test"] > 0]
-    synthetic = tested[tested["test_input"].str.contains("synthetic|filled")]
+    synthetic = tested[tested["test_input"].str.contains("synthetic")]
     assert len(synthetic) >= 7
     assert synthetic["source_only_accuracy"].notna().all()
     assert table.loc[("scheme", "acquired dwi with fa, md"), "n_test"] == 12
@@ -216,6 +217,12 @@ def test_a_rejected_image_is_left_out_on_request_only(cohort, measured):
     assert kept.chosen("bold", "acquired")
     assert ("bold", "synthetic") not in kept.volumes
     assert {c.scan.contrast for c in kept.comparisons} == {"dwi", "b0"}
+    reported = gather(cohort / "out").fidelity
+    left = exclude_scores(reported, excluded)
+    gone = reported.loc[reported.index.difference(left.index)]
+    assert set(gone["participant_id"]) == {"sub-01"}
+    assert set(gone["contrast"]) == {"bold"}
+    assert set(left.loc[left["participant_id"] == "sub-01", "contrast"]) == {"dwi", "b0"}
 
 
 def test_columns_that_are_named_must_be_there(tmp_path):
@@ -227,6 +234,28 @@ def test_columns_that_are_named_must_be_there(tmp_path):
     assert names == ["age", "sex M", "site B"][: len(names)]
     assert design[1].tolist()[:2] == [61, 1]
     assert np.isnan(design[2]).all()
+
+
+def test_numbers_of_sites_and_diagnoses_are_names(tmp_path):
+    rows = [f"sub-{k:02d}\t{k % 3}\t{60 + k}\t{k % 4}" for k in range(1, 9)]
+    path = tmp_path / "participants.tsv"
+    path.write_text("\n".join(["participant_id\tgroup\tage\tsite", *rows, "sub-99\tn/a\tn/a\tn/a"]) + "\n")
+    people = read_people(tmp_path, "group")
+    design, names = people.design(["01", "02", "03", "04", "99"])
+    assert names == ["age", "site 1", "site 2", "site 3"]
+    assert design[:4, 1:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert np.isnan(design[4]).all()
+    assert (people.group_of("02"), people.site_of("02"), people.group_of("99")) == ("2", "2", "")
+
+
+def test_too_many_sites_are_left_out_by_default_and_refused_by_name(tmp_path, caplog):
+    rows = [f"sub-{k:02d}\tNC\t{60 + k}\tscanner{k}" for k in range(40)]
+    path = tmp_path / "participants.tsv"
+    path.write_text("\n".join(["participant_id\tdiagnosis\tage\tsite", *rows]) + "\n")
+    assert read_people(tmp_path, "diagnosis").covariates == ("age",)
+    assert "column site has 40 values" in caplog.text
+    with pytest.raises(UsageError, match="covariate site has 40 categories"):
+        read_people(tmp_path, "diagnosis", ["age", "site"])
 
 
 def test_the_options_survive_the_file(tmp_path):
@@ -257,6 +286,71 @@ def test_fa_and_md_are_those_of_tissue_for_classifiers(tmp_path):
         # The table keeps the mean of the whole parcel.
         assert own.means == pytest.approx([data[k == ATLAS].mean() for k in labels], rel=1e-5)
     assert person.chosen("b0", "acquired")[0].tissue is None
+
+
+def test_synthetic_fa_and_md_beside_acquired_ones(tmp_path):
+    out = tmp_path / "out"
+    lacks = {"01": "none", "02": "none", "03": "none", "04": "dwi", "05": "bold", "06": "none"}
+    for k, (label, lack) in enumerate(lacks.items()):
+        write_person(out, label, k, lack=lack, with_synthetic_maps=True)
+    # Fluid of the prediction, elsewhere than that of the scan.
+    path = next((out / "sub-01").rglob("*space-*param-md_desc-synthetic_dwimap.nii.gz"))
+    image = nib.load(path)
+    md, fluid = image.get_fdata(dtype=np.float32), BRAIN & (np.indices(BRAIN.shape).sum(0) % 5 == 0)
+    nib.Nifti1Image(np.where(fluid, 2.9e-3, md).astype("f4"), image.affine, image.header).to_filename(path)
+    found = measure_participants(list(lacks), Reading(out, atlas(), template(), RANGES))
+    labels = sorted(atlas().labels)
+    fa = nib.load(next((out / "sub-01").rglob("*space-*param-fa_desc-synthetic_dwimap.nii.gz"))).get_fdata()
+    (own,) = found[0].chosen("fa", "synthetic")
+    assert own.features == pytest.approx([fa[(k == ATLAS) & ~fluid].mean() for k in labels], rel=1e-5)
+    table = next((out / "sub-01").rglob("*atlas-*desc-synthetic+fa_timeseries.tsv"))
+    rows = pd.read_csv(table, sep="\t")
+    assert rows[["input", "contrast", "volume"]].to_numpy().tolist() == [["synthetic", "fa", "mean"]]
+    assert rows.iloc[0, 3:].to_numpy(float) == pytest.approx(
+        [fa[k == ATLAS].mean() for k in labels], rel=1e-5
+    )
+    pairs = {pair.contrast: pair for pair in pair_up(found)}
+    assert list(pairs) == ["b0", "bold", "dwi", "fa", "md"]
+    assert pairs["fa"].labels == ("01", "02", "03", "06")
+    scores = pairs["fa"].comparisons[1].scores
+    assert scores["mae.brain"] == pytest.approx(0.01, rel=1e-3)
+    # Neither image is divided by its mean: 20 log10(1 / 0.01), the range of FA being 1.
+    assert scores["psnr.brain"] == pytest.approx(40, abs=0.01)
+    assert scores["coverage50.brain"] == 1
+    assert "coverage50.brain" not in pairs["md"].comparisons[1].scores
+    assert pairs["md"].synthetic[1] == pytest.approx(1.02 * pairs["md"].acquired[1], rel=1e-4)
+    who = pd.DataFrame({"diagnosis": ["NC", "AD", "NC", "AD", "NC", "AD"]}, index=list(lacks))
+    blocks, contrasts = gather_blocks(found, People(who, "diagnosis"))
+    assert contrasts[Modality.DWI] == ["b0", "dwi", "fa", "md"]
+    filled = blocks.take([Input(Modality.DWI, Origin.FILLED)])
+    assert np.isfinite(filled).all()
+    assert filled[3] == pytest.approx(blocks.tables[Modality.DWI, Origin.SYNTHETIC][3])
+
+
+def test_segments_of_a_synthetic_bold_image_are_no_time(tmp_path):
+    out = tmp_path / "out"
+    write_person(out, "01", 3)
+    scans = [scan for scan in find_scans(out, "01")[0] if scan.modality is Modality.BOLD]
+    assert {scan.origin for scan in scans} == {"acquired", "synthetic"}
+    series = np.random.default_rng(0).normal(size=(MIN_SERIES, len(atlas().labels)))
+    signals = [replace(measure_scan(scan, atlas()), series=series) for scan in scans]
+    written = [path.name for path in write_tables(out, signals, atlas())]
+    assert sum("desc-synthetic+mean_timeseries" in name for name in written) == 1
+    assert [name.split("_desc-")[1] for name in written if "relmat" in name] == ["mean_relmat.tsv"]
+
+
+def test_a_cohort_that_only_has_bold_is_told_apart_by_synthetic_dwi_too(tmp_path):
+    out = tmp_path / "out"
+    labels = [f"{k:02d}" for k in range(12)]
+    write_outputs(out, labels, lacks=("dwi",))
+    found = measure_participants(labels, Reading(out, atlas(), template(), RANGES))
+    who = People(pd.DataFrame({"diagnosis": ["NC", "MCI", "AD"] * 4}, index=labels), "diagnosis")
+    assert gather_blocks(found, who)[1] == {Modality.BOLD: ["bold"], Modality.DWI: ["b0", "dwi"]}
+    table = diagnose(found, Question(who, (Classifier.LDA,), 2, 0)).table.set_index("scheme")
+    for name in ("synthetic dwi", "hybrid acquired bold + synthetic dwi"):
+        assert table.loc[name, "n_test"] == 12
+        assert table.loc[name, "source_only_accuracy"] == table.loc["acquired bold", "accuracy"]
+    assert not table.index.str.contains("alone$").any()
 
 
 def test_courses_of_acquired_bold_alone(tmp_path):

@@ -70,6 +70,12 @@ def test_one_command_writes_tables_and_a_page_that_holds_together(cohort, output
 
 def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
     shutil.copytree(cohort / "out" / "sub-18", outputs / "sub-18")
+    # Of somebody who has both, nothing was asked for: that is listed, but no defect.
+    for path in sorted((outputs / "sub-11").rglob("*desc-synthetic*")):
+        path.unlink()
+    plan = outputs / "sub-11" / "log" / "plan_sub-11.json"
+    session = {"participant": "11", "session": None, "action": "skip", "reason": "nothing missing"}
+    plan.write_text(json.dumps({"sessions": [session]}))
     image = sorted(outputs.glob("sub-*/func/*_desc-synthetic_boldref.nii.gz"))[0]
     label = image.relative_to(outputs).parts[0].removeprefix("sub-")
     entry = {"image": str(image.relative_to(outputs)), "sha256": image_sha256(image), "verdict": "reject"}
@@ -81,7 +87,48 @@ def test_a_rejected_image_is_told_beside_the_title(cohort, outputs):
         rating["ratings"][0]["sha256"] = sha256
         path.write_text(json.dumps(rating))
         assert _run(cohort, outputs, "--classifiers") == 0
-        assert told in (outputs / "group.html").read_text().split("</h1>")[0]
+        text = (outputs / "group.html").read_text()
+        assert told in text.split("</h1>")[0]
+        assert "nothing missing" in text
+
+
+def test_too_few_people_are_told_and_drawn_nowhere(cohort, outputs):
+    few = ["--participant-label", "01", "02", "03", "10", "11", "12", "--permutations", "2"]
+    assert _run(cohort, outputs, *few) == 0
+    text = (outputs / "group.html").read_text()
+    assert not _Page(text).open
+    assert "Nobody could be tested" in text
+    assert set(pd.read_csv(outputs / "group_diagnosis.tsv", sep="\t")["n_test"]) == {0}
+    assert not list((outputs / "figures").glob("group_diagnosis-*"))
+
+
+def test_people_whom_the_model_was_trained_on_are_no_test_of_it(cohort, outputs):
+    split = {"train": ["01", "02"], "validation": ["03"], "test": ["10"]}
+    for folder, name, content in (
+        ("training", "splits.json", split),
+        ("models", "model.json", {"sha256": {"weights.safetensors": "0"}}),
+    ):
+        (outputs / folder / "unet").mkdir(parents=True)
+        (outputs / folder / "unet" / name).write_text(json.dumps(content))
+    assert _run(cohort, outputs, "--classifiers") == 0
+    table = pd.read_csv(outputs / "group_fidelity.tsv", sep="\t")
+    judged = set(table.loc[table["level"] == "participant", "participant_id"])
+    assert judged == {"sub-10", "sub-11", "sub-12"}
+    # A bootstrap over three people is no interval.
+    means = table[(table["level"] == "cohort") & (table["metric"] == "psnr")]
+    assert set(means["n"]) == {3}
+    assert means["ci_low"].isna().all()
+    synthetic = pd.read_csv(outputs / "group_synthetic.tsv", sep="\t").set_index("participant_id")
+    assert "trained on this person" in synthetic.loc["sub-01", "excluded"].iloc[0]
+    assert "calibrated on this person" in synthetic.loc["sub-03", "excluded"].iloc[0]
+    assert synthetic.loc["sub-10", "excluded"].isna().all()
+    told = "Synthetic BOLD left out of fidelity and diagnosis (2): its model was trained on this person. "
+    assert told + "sub-01, sub-02." in (outputs / "group.html").read_text()
+    # Other weights: nobody knows these people.
+    (outputs / "models" / "unet" / "model.json").write_text('{"sha256": {"weights.safetensors": "1"}}')
+    assert _run(cohort, outputs, "--classifiers") == 0
+    table = pd.read_csv(outputs / "group_fidelity.tsv", sep="\t")
+    assert len(set(table.loc[table["level"] == "participant", "participant_id"])) == 6
 
 
 def test_a_leak_is_refused_with_an_exit_code_and_on_the_page(cohort, outputs, capsys):
