@@ -179,6 +179,18 @@ def test_a_head_turned_in_the_scanner_is_found(axis: str, coarse, template: Temp
     assert two_path_disagreement(found.template2native, there, template.mask)[0] < 1.0
 
 
+def test_a_cropped_head_is_not_pulled_out_of_view(template: Template) -> None:
+    # The truth is known: nothing moves. A whole template draws the edge of the cut by 1.2 mm here.
+    top = int(0.75 * GRID.shape[2])
+    view = GRID.crop((0, 0, 0), (*GRID.shape[:2], top))
+    moving = GreedyImage(template.t1w[..., :top], view)
+    fixed = GreedyImage(template.t1w, GRID, dilated(template.mask, GRID, 6.0))
+    there, _ = deform(fixed, moving, np.eye(4), Effort.of(True, 1))
+    seen = template.mask[..., :top]
+    moved_mm = np.linalg.norm(there.points[..., :top, :] - GRID.points()[..., :top, :], axis=-1)
+    assert np.percentile(moved_mm[..., -3:][seen[..., -3:]], 95) < 0.9
+
+
 def test_a_slab_is_refused(template: Template, epi) -> None:
     image, mask = (part[:, :, 22:33] for part in epi)
     slab = NATIVE.crop((0, 0, 22), image.shape)
