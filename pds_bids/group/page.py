@@ -265,8 +265,8 @@ def _fidelity_figures(results: "Results") -> dict[str, "Figure"]:
             }
         )
         alike = {n: identify_people(own.acquired, own.synthetic).similarity for n, own in pairs.items()}
-        if alike := {name: (own, pairs[name].labels) for name, own in alike.items() if own.size}:
-            figures["identification"] = charts.similarity_figure(alike)
+        if known := {name: (own, pairs[name].labels) for name, own in alike.items() if own.size}:
+            figures["identification"] = charts.similarity_figure(known)
         if shares := _coverages(results):
             figures["uncertainty"] = charts.coverage_figure(shares)
     return figures
@@ -305,8 +305,8 @@ def _profile_figures(results: "Results") -> dict[str, "Figure"]:
     figures = {
         "profiles": maps.profile_figure(
             {
-                (contrasts[name][1], *key): contrasts[name][0] * np.array(rows)
-                for (name, *key), rows in profiles.items()
+                (contrasts[name][1], group, origin): contrasts[name][0] * np.array(rows)
+                for (name, group, origin), rows in profiles.items()
             },
             groups,
             [name for _, name in contrasts.values()],
