@@ -208,7 +208,7 @@ def draw_person(
         thinning(anatomy, sharpness),
         flow(-velocity, _WARP_GRID),
         sharpness,
-        float(_named(seed, "vessels").uniform(0.1, 0.9)),
+        float(_named(seed, "vessels").uniform(0.4, 1.4)),
         cord_mm,
     )
 

@@ -106,7 +106,7 @@ SITES: tuple[Site, ...] = (
     Site(
         "A",
         "reference",
-        BoldProtocol(tr_s=2.0, te_ms=30.0, flip_deg=75.0, inflow=0.5),
+        BoldProtocol(tr_s=2.0, te_ms=30.0, flip_deg=75.0, inflow=0.7),
         DwiProtocol(tr_s=6.0, te_ms=80.0),
         Series((1, 1, 4 / 3), 0.0005, "j-", 0.015),
         Series((1, 1, 1), 0.0007, "j-", 0.03),
@@ -114,7 +114,7 @@ SITES: tuple[Site, ...] = (
     Site(
         "B",
         "long repetition",
-        BoldProtocol(tr_s=3.0, te_ms=30.0, flip_deg=80.0, inflow=0.6),
+        BoldProtocol(tr_s=3.0, te_ms=30.0, flip_deg=80.0, inflow=0.8),
         DwiProtocol(tr_s=9.0, te_ms=68.0),
         Series((1.1, 1.1, 1.1), 0.00055, "j-", 0.012),
         Series((0.9, 0.9, 0.9), 0.00075, "j-", 0.035),
@@ -122,7 +122,7 @@ SITES: tuple[Site, ...] = (
     Site(
         "C",
         "multiband",
-        BoldProtocol(tr_s=0.8, te_ms=35.0, flip_deg=52.0, inflow=0.35),
+        BoldProtocol(tr_s=0.8, te_ms=35.0, flip_deg=52.0, inflow=0.5),
         DwiProtocol(tr_s=3.4, te_ms=90.0),
         Series((0.85, 0.85, 0.85), 0.00058, "j", 0.03, bands=4),
         Series((0.85, 0.85, 0.85), 0.00069, "j", 0.05, bands=4),
@@ -132,7 +132,7 @@ SITES: tuple[Site, ...] = (
     Site(
         "D",
         "low field",
-        BoldProtocol(tr_s=2.5, te_ms=40.0, flip_deg=90.0, field_t=1.5, inflow=0.5),
+        BoldProtocol(tr_s=2.5, te_ms=40.0, flip_deg=90.0, field_t=1.5, inflow=0.7),
         DwiProtocol(tr_s=8.0, te_ms=95.0, field_t=1.5),
         Series((1.1, 1.1, 1.5), 0.0006, "j", 0.025),
         Series((1.0, 1.0, 1.1), 0.0008, "j", 0.045),
@@ -142,7 +142,7 @@ SITES: tuple[Site, ...] = (
     Site(
         "E",
         "strong weighting",
-        BoldProtocol(tr_s=2.2, te_ms=28.0, flip_deg=65.0, inflow=0.45),
+        BoldProtocol(tr_s=2.2, te_ms=28.0, flip_deg=65.0, inflow=0.6),
         DwiProtocol(tr_s=7.0, te_ms=88.0),
         Series((1.05, 1.05, 1.2), 0.00048, "j-", 0.018, bands=2),
         Series((1.05, 1.05, 1.05), 0.00065, "j-", 0.035, bands=2),
