@@ -30,6 +30,8 @@ __all__ = ["ANATOMY_GRID", "Anatomy", "build_anatomies"]
 _LOGGER = logging.getLogger("pds_bids.phantom")
 # Part of the name of every cached file: raise it when what is cached changes.
 _CACHE_VERSION = 3
+# Label maps have fluid up to the skull: as much of it is left as the maps of the template have.
+_LABELS_MARGIN_VOXELS = 1
 
 ANATOMY_GRID = Grid(
     (97, 115, 97),
@@ -206,21 +208,22 @@ def _from_labels(path: Path, template: "Template", deformable: bool) -> Anatomy:
     )
     opened = labelmap.open_sulci(labels, tuple(np.linalg.norm(vox2ras[:3, :3], axis=0)))
     fractions = labelmap.fractions_from_labels(opened, vox2ras, ANATOMY_GRID, template2native)
-    return _with_field(path.name.removesuffix(".nii.gz"), fractions, residual_mm)
+    return _with_field(path.name.removesuffix(".nii.gz"), fractions, residual_mm, _LABELS_MARGIN_VOXELS)
 
 
 def _from_template(template: "Template") -> Anatomy:
     """Put the template's tissue maps into a simple head."""
     fractions = fractions_from_template(template, ANATOMY_GRID)
-    return _with_field("template", fractions, np.zeros((*ANATOMY_GRID.shape, 3), np.float32))
+    return _with_field("template", fractions, np.zeros((*ANATOMY_GRID.shape, 3), np.float32), 0)
 
 
-def _drained(fractions: np.ndarray) -> np.ndarray:
-    """Turn fluid well outside the folds of the brain into bone: meninges and sinuses are dark in EPI."""
+def _drained(fractions: np.ndarray, margin_voxels: int) -> np.ndarray:
+    """Turn fluid outside the folds of the brain, and a margin, into bone: meninges are dark in EPI."""
     solid = fractions[..., [*GREY, *WHITE, Tissue.VENTRICLE]].sum(-1, dtype=np.uint16) > 127
     closed = ndimage.binary_closing(np.pad(solid, 4), iterations=3)[4:-4, 4:-4, 4:-4]
-    # Some 2 mm of the subarachnoid space are left, as in the template's own maps.
-    hull = ndimage.binary_dilation(ndimage.binary_fill_holes(closed))
+    hull = ndimage.binary_fill_holes(closed)
+    if margin_voxels:
+        hull = ndimage.binary_dilation(hull, iterations=margin_voxels)
     inside = ndimage.gaussian_filter(hull.astype(np.float32), 0.8)
     outer = (fractions[..., Tissue.CSF] * np.clip(1 - 1.6 * inside, 0, 1)).astype(np.uint8)
     drained = fractions.copy()
@@ -229,8 +232,8 @@ def _drained(fractions: np.ndarray) -> np.ndarray:
     return drained
 
 
-def _with_field(name: str, fractions: np.ndarray, residual_mm: np.ndarray) -> Anatomy:
+def _with_field(name: str, fractions: np.ndarray, residual_mm: np.ndarray, margin_voxels: int) -> Anatomy:
     """Compute the field of a head and put all together."""
     zoom = ANATOMY_GRID.zooms[0]
     field = susceptibility_field(air_pockets(fractions, zoom), fractions)
-    return Anatomy(name, ANATOMY_GRID, _drained(fractions), residual_mm, field)
+    return Anatomy(name, ANATOMY_GRID, _drained(fractions, margin_voxels), residual_mm, field)
