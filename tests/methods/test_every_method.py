@@ -55,7 +55,7 @@ TINY = {
 }
 #: Updates per stage and learning rate with which one batch is learned.
 EFFORT = {
-    "unet": (100, 1e-2),
+    "unet": (200, 1e-2),
     "gan": (40, 6e-3),
     "pgan": (40, 6e-3),
     "sagan": (30, 6e-3),
