@@ -61,13 +61,13 @@ EFFORT = {
     "sagan": (30, 6e-3),
     "psagan": (30, 6e-3),
     "ddim": (100, 6e-3),
-    "sa-ddpm": (60, 6e-3),
+    "sa-ddpm": (80, 6e-3),
     "ldm": (50, 6e-3),
     "dit": (60, 4e-3),
     "adm": (30, 4e-3),
-    "pds": (100, 6e-3),
+    "pds": (140, 6e-3),
     "pds-paper": (80, 1e-2),
-    "residual-flow": (120, 6e-3),
+    "residual-flow": (150, 6e-3),
 }
 #: The source as it is, compared with the target, is at 1; the image after training must be nearer than this.
 OVERFIT = 0.35
