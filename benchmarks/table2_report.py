@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table2_rows import ABLATIONS
 
 from pds_bids.evaluation.statistics import Interval, PairedComparison, bootstrap_interval, compare_paired
 
@@ -244,4 +245,4 @@ def _tsv_row(
 
 
 def _is_ablation(row: str) -> bool:
-    return row.startswith(f"{REFERENCE}-no-") or row == f"{REFERENCE}-one-stage"
+    return row in ABLATIONS

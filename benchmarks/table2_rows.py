@@ -65,6 +65,9 @@ ABLATIONS = {
     "pds-one-stage": Row("pds", {"has_two_stages": False}),
     "pds-no-template": Row("pds", p_drop_template=1.0),
     "pds-no-zero-snr": Row("pds", {"has_zero_terminal_snr": False}),
+    # Table VI: a shallower network of the microstructure loss.
+    "pds-mr-one-depth": Row("pds", {"microstructure_depth": 1}),
+    "pds-mr-two-depths": Row("pds", {"microstructure_depth": 2}),
 }
 #: In the order in which they are trained: what decides between winners comes first.
 FIRST = ("unet", "pds", "residual-flow", "pds-paper", "gan", "ddim", "adm", "ldm", "dit", "sagan", "pgan")

@@ -88,6 +88,9 @@ class PDSConfig:
         Whether the estimator is trained first and then frozen, or everything at once.
     pattern_weight, microstructure_weight : float
         Weights of PA and MR beside the error of voxels.
+    microstructure_depth : int, optional
+        How many of the depths of the network, the finest first, MR compares, without deeper layers; default:
+        all.
     """
 
     estimator: GuidedConfig = field(default_factory=GuidedConfig)
@@ -105,6 +108,7 @@ class PDSConfig:
     has_two_stages: bool = True
     pattern_weight: float = 0.5
     microstructure_weight: float = 0.05
+    microstructure_depth: int | None = None
 
     def __post_init__(self) -> None:
         if not (self.has_estimator or self.has_refinement):
@@ -223,7 +227,7 @@ class PDSMethod(Baseline):
 
     def set_perceptual(self, network: Perceptual) -> None:
         """Take the trained network for MR."""
-        self._microstructure_loss = (MicrostructureLoss(network),)
+        self._microstructure_loss = (MicrostructureLoss(network, self.config.microstructure_depth),)
 
     def set_statistics(self, atlas: Tensor, prior: Tensor) -> None:
         """Keep the mean person; U starts from the local regression as well."""

@@ -37,21 +37,25 @@ class MicrostructureLoss(nn.Module):
     ----------
     network : Perceptual
         Trained and frozen, see `load_vgg16` and `train_projection_encoder`.
+    depth : int, optional
+        How many of the network's compared layers are used, the finest first; default: all.
 
     Raises
     ------
+    UsageError
+        If the network has fewer layers.
     WeightsError
         If there is no network: random weights are never put in its place.
     """
 
-    def __init__(self, network: Perceptual | None) -> None:
+    def __init__(self, network: Perceptual | None, depth: int | None = None) -> None:
         super().__init__()
         if not isinstance(network, Perceptual):
             raise WeightsError(
                 f"microstructure loss: got {type(network).__name__} for the network; give Perceptual with "
                 "trained weights (load_vgg16 or train_projection_encoder), or switch the loss off"
             )
-        self.network = network
+        self.network = network if depth is None else network.until(depth)
 
     def forward(self, image: Tensor, truth: Tensor, channel_weights: Tensor) -> Tensor:
         """Compare ``(B, C, D, H, W)`` images.

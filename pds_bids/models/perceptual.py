@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
-from pds_bids.exceptions import WeightsError
+from pds_bids.exceptions import UsageError, WeightsError
 
 __all__ = ["VGG16_WIDTHS", "Perceptual", "projections", "slices", "vgg_features"]
 
@@ -92,6 +92,19 @@ class Perceptual(nn.Module):
                 raise
             raise WeightsError(f"{path}: holds more than tensors; convert it to safetensors") from error
         return cls(state, layers)
+
+    def until(self, depth: int) -> Self:
+        """Return the network up to the `depth`-th of its compared layers, with the same weights.
+
+        Raises
+        ------
+        UsageError
+            If it compares fewer.
+        """
+        if not 1 <= depth <= len(self.layers):
+            raise UsageError(f"feature network: depth {depth}, expected 1 to {len(self.layers)}")
+        state = {f"features.{name}": value for name, value in self.features.state_dict().items()}
+        return type(self)(state, self.layers[:depth])
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode."""

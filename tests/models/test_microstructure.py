@@ -104,6 +104,26 @@ def test_distance_of_each_view_by_hand(encoder):
     assert float(result) == pytest.approx(np.mean(parts), rel=1e-4)
 
 
+def test_a_shallower_network_has_the_first_features_and_no_deeper_layers(encoder):
+    """By hand: the distance at the first depth alone, with the two convolutions that lead to it."""
+    network = Perceptual(encoder, LAYERS)
+    shallow = MicrostructureLoss(network, depth=1)
+    first, second = heads(1, seed=1), heads(1, seed=2)
+    parts = []
+    for axis in (1, 2, 3):
+        views = [torch.from_numpy(v.numpy().mean(axis))[None] for v in (first, second)]
+        one, other = (network(view)[0] for view in views)
+        parts.append(float((one - other).abs().mean() / other.abs().mean()))
+    value = float(shallow(first[:, None], second[:, None], ONE))
+    assert value == pytest.approx(np.mean(parts), rel=1e-4)
+    assert sum(p.numel() for p in shallow.parameters()) == 16 * 9 + 16 + 16 * 16 * 9 + 16
+    whole = float(MicrostructureLoss(network, depth=3)(first[:, None], second[:, None], ONE))
+    assert whole == float(MicrostructureLoss(network)(first[:, None], second[:, None], ONE)) != value
+    for depth in (0, 4):
+        with pytest.raises(UsageError, match="expected 1 to 3"):
+            MicrostructureLoss(network, depth=depth)
+
+
 def test_only_weighted_contrasts_count(encoder):
     loss = MicrostructureLoss(Perceptual(encoder, LAYERS))
     truth, image = (torch.stack([heads(2, seed=s), heads(2, seed=s + 5)], 1) for s in (0, 20))
