@@ -1,20 +1,24 @@
 """A small simulated cohort, and the app as a user calls it."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from pds_bids.phantom.cohort import CohortOptions, write_cohort
 from pds_bids.template import RES02_GRID, get_template, load_template
 
-# Small and quick: what is tested is the app, not how good its images are.
+#: Small and quick: what is tested is the app, not how good its images are.
 TINY = {"bold_volumes": 8, "dwi_directions": 6, "voxel_size_mm": 4.0, "max_motion": 0.5}
+QUICK = ("--sloppy", "--n-segments", 3, "--weights", "small")
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,37 @@ def command():
 
 
 @pytest.fixture(scope="session")
+def quick():
+    """Options of a quick run."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
 def work_template(tmp_path_factory):
     """Build the template from wheels once; runs find it in the cache of their work folder."""
     return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Fill a folder that all processes of the tests share, in whichever comes first."""
+
+    def fill(name: str, make: Callable[[Path], None]) -> Path:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            folder = tmp_path_factory.mktemp(name)
+            make(folder)
+            return folder
+        folder = tmp_path_factory.getbasetemp().parent / name
+        done = folder.with_suffix(".done")
+        with FileLock(folder.with_suffix(".lock")):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return fill
 
 
 @pytest.fixture(scope="session")
@@ -70,27 +102,32 @@ def make_cohort(tmp_path_factory, work_template):
 
 
 @pytest.fixture(scope="session")
-def cohort(make_cohort):
+def cohort(make_cohort, once):
     """Two people; the first has no DWI, the second no BOLD and no T1w image."""
-    folder = make_cohort(participants=2, missing="dwi,bold", seed=3)
-    for path in (folder / "sub-02" / "anat").iterdir():
-        path.unlink()
-    (folder / "sub-02" / "anat").rmdir()
-    return folder
+
+    def make(folder: Path) -> None:
+        made = make_cohort(participants=2, missing="dwi,bold", seed=3)
+        shutil.rmtree(made / "sub-02" / "anat")
+        made.rename(folder / "data")
+
+    return once("cohort", make) / "data"
 
 
 @pytest.fixture(scope="session")
-def finished(cohort, app, tmp_path_factory):
+def finished(cohort, app, once):
     """The cohort, processed undisturbed and without a home folder: input, output and work folders."""
-    base = tmp_path_factory.mktemp("finished")
-    before = {path: path.stat().st_mtime_ns for path in cohort.rglob("*")}
-    run = app(
-        cohort, base / "out", "participant", "-w", base / "work", "--sloppy", "--n-segments", 3,
-        env={"HOME": "/nonexistent"},
-    )  # fmt: skip
-    assert {path: path.stat().st_mtime_ns for path in cohort.rglob("*")} == before, "the input was written to"
-    assert run.code == 0, run.text
-    return cohort, base / "out", base / "work"
+
+    def make(folder: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in cohort.rglob("*")}
+        run = app(
+            cohort, folder / "out", "participant", "-w", folder / "work", *QUICK,
+            env={"HOME": "/nonexistent"},
+        )  # fmt: skip
+        assert {path: path.stat().st_mtime_ns for path in cohort.rglob("*")} == before, "the input changed"
+        assert run.code == 0, run.text
+
+    folder = once("finished", make)
+    return cohort, folder / "out", folder / "work"
 
 
 def images(folder: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ TOLERANCE = 0.01
 
 
 @pytest.fixture(scope="module")
-def several(cohort, app, tmp_path_factory):
+def several(cohort, app, quick, tmp_path_factory):
     """Two runs with two echoes each, whose decay is the same everywhere; each first echo is the cohort's."""
     base = tmp_path_factory.mktemp("several")
     data = base / "data"
@@ -32,7 +32,7 @@ def several(cohort, app, tmp_path_factory):
             stem.with_suffix(".json").write_text(json.dumps(metadata | {"EchoTime": time_s}))
     path.unlink()
     sidecar.unlink()
-    options = ("-w", base / "work", "--sloppy", "--n-segments", 3, "--runs", "average")
+    options = ("-w", base / "work", *quick, "--runs", "average")
     run = app(data, base / "out", "participant", *options)
     assert run.code == 0, run.text
     return run, base / "out"

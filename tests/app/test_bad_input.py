@@ -144,9 +144,9 @@ def damaged(make_cohort, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def after_damage(damaged, app, tmp_path_factory):
+def after_damage(damaged, app, quick, tmp_path_factory):
     base = tmp_path_factory.mktemp("damaged")
-    run = app(damaged, base / "out", "participant", "-w", base / "work", "--sloppy", "--n-segments", 2)
+    run = app(damaged, base / "out", "participant", "-w", base / "work", *quick)
     return run, base / "out"
 
 

@@ -50,9 +50,9 @@ def fmriprep(finished, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def read(finished, fmriprep, app, tmp_path_factory):
+def read(finished, fmriprep, app, quick, tmp_path_factory):
     base = tmp_path_factory.mktemp("read")
-    options = ("--participant-label", "01", "-w", base / "work", "--sloppy", "--n-segments", 3)
+    options = ("--participant-label", "01", "-w", base / "work", *quick)
     run = app(finished[0], base / "out", "participant", "-d", f"fmriprep={fmriprep}", *options)
     assert run.code == 0, run.text
     return run, base

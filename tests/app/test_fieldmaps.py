@@ -88,9 +88,9 @@ def distorted(cohort, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def corrected(distorted, app, tmp_path_factory):
+def corrected(distorted, app, quick, tmp_path_factory):
     base = tmp_path_factory.mktemp("corrected")
-    run = app(distorted, base / "out", "participant", "-w", base / "work", "--sloppy", "--n-segments", 3)
+    run = app(distorted, base / "out", "participant", "-w", base / "work", *quick)
     assert run.code == 0, run.text
     return base / "out"
 

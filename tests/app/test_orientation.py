@@ -70,7 +70,7 @@ def copies(make_cohort, tmp_path_factory):
 def test_storage_order_does_not_change_the_synthetic_volume(copies, app, tmp_path):
     run = app(
         copies, tmp_path / "out", "participant", "-w", tmp_path / "work",
-        "--n-segments", 2, "--skip-bids-validation",
+        "--n-segments", 2, "--weights", "small", "--skip-bids-validation",
     )  # fmt: skip
     assert run.code == 0, run.text
     volumes = {}
