@@ -42,9 +42,10 @@ viewer:
 	cd "$$(mktemp -d)" && npm pack --silent @niivue/niivue@$(NIIVUE) && tar -xzf niivue-niivue-$(NIIVUE).tgz \
 	&& gzip -n -9 -c package/dist/niivue.umd.js > $(VIEWER)
 
-# Two processes of one thread each: threads gain little on two cores, and spin on a busy machine.
+# Two processes of one thread each: threads gain little on two cores, and spin on a busy machine. In the order of
+# the folders, the long tests of the app come first: otherwise one process waits for them at the end.
 test: $(STAMP) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

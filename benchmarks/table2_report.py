@@ -57,7 +57,7 @@ def write_report(out: Path) -> None:
         rows += [_tsv_row(values, contrast, row, trained, compared) for row in values]
     ablations = [row for row in values if _is_ablation(row)]
     if ablations and REFERENCE in values:
-        parts += ["### PDS without each of its parts", ablation_table(values, ablations, heads)]
+        parts += ["### PDS without each of its parts", ablation_table(records, ablations)]
     if trained:
         parts += ["### Uncertainty", coverage_table(trained), "### Cost", cost_table(records)]
     (out / "table2.md").write_text("\n\n".join(parts) + "\n")
@@ -115,15 +115,17 @@ def main_table(
     return "\n".join(lines)
 
 
-def ablation_table(values: Values, rows: list[str], heads: list[str]) -> str:
-    """Return what PDS gains by each part, in dB, and whether that part helps."""
-    tasks = tasks_of(values)
-    lines = ["| switched off | " + " | ".join(tasks.values()) + " | verdict |"]
-    lines.append("|" + "---|" * (len(tasks) + 2))
-    compared = {contrast: _compare(values, contrast, heads, rows)["psnr"] for contrast in tasks}
+def ablation_table(records: list[dict[str, Any]], rows: list[str]) -> str:
+    """Return what PDS gains by each part, in dB, and whether that part helps; seeds that both have."""
+    tasks = tasks_of(gather(records)[0])
+    lines = ["| switched off | " + " | ".join(tasks.values()) + " | seeds | verdict |"]
+    lines.append("|" + "---|" * (len(tasks) + 3))
     for row in rows:
-        found = [compared[contrast][row] for contrast in tasks]
-        cells = [row, *(_interval_text(each.difference, 2) for each in found)]
+        seeds = {record["seed"] for record in records if record["row"] == row}
+        pair = [r for r in records if r["row"] in (row, REFERENCE) and r["seed"] in seeds]
+        values, heads = gather(pair)
+        found = [_compare(values, contrast, heads, [row])["psnr"][row] for contrast in tasks]
+        cells = [row, *(_interval_text(each.difference, 2) for each in found), str(len(seeds))]
         helps = [each.difference.low > 0 for each in found]
         harms = [each.difference.high < 0 for each in found]
         verdict = (
