@@ -1,24 +1,23 @@
-"""Registration of a painted head to the template: affine, then deformable."""
-
-import io
-from typing import TYPE_CHECKING
+"""Registration of a painted head to the template: pose, affine, then deformable."""
 
 import numpy as np
 
-from pds_bids.imaging.grid import Grid
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
+from pds_bids.imaging import greedy
+from pds_bids.imaging.greedy import GreedyImage
+from pds_bids.imaging.grid import Grid, apply_affine
+from pds_bids.imaging.masks import dilated
+from pds_bids.imaging.search import Sample
+from pds_bids.imaging.stages import NCC, Effort, centre_ras, find_pose, refine_affine
 
 __all__ = ["register_to_template"]
-
-_RAS2LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def register_to_template(
     template: np.ndarray, grid: Grid, moving: np.ndarray, moving_vox2ras: np.ndarray, deformable: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Register a T1-like brain to a T1-weighted template of the brain.
+
+    Nothing is drawn at random: the same images give the same registration.
 
     Parameters
     ----------
@@ -27,7 +26,7 @@ def register_to_template(
     grid : Grid
         Grid of the template.
     moving : ndarray
-        Image with the same contrast.
+        Image with the same contrast, brain only.
     moving_vox2ras : ndarray
         ``(4, 4)``.
     deformable : bool
@@ -40,52 +39,31 @@ def register_to_template(
     residual_mm : ndarray
         ``(X, Y, Z, 3)`` float32, RAS+: the template's point x lies at
         ``template2native(x + residual_mm(x))``.
-    """
-    from picsl_greedy import Greedy3D  # loads ITK
 
-    box = tuple(slice(max(0, i.min() - 8), i.max() + 9) for i in np.nonzero(moving > 0))
-    cropped = moving_vox2ras.copy()
-    cropped[:3, 3] += moving_vox2ras[:3, :3] @ [s.start for s in box]
-    greedy, log = Greedy3D(), io.StringIO()
-    images = {
-        "fixed": _as_itk(template, grid.vox2ras),
-        "moving": _as_itk(moving[box], cropped),
-    }
-    greedy.execute(
-        "-V 0 -threads 1 -i fixed moving -a -dof 12 -ia-image-centers "
-        "-m NMI -search 50 12 12 -n 60x20x0 -o affine",
-        out=log,
-        err=log,
-        affine=None,
-        **images,
-    )
-    affine = np.asarray(greedy["affine"], float)
+    Raises
+    ------
+    RegistrationFailure
+        If no pose stands out: the image is no brain, or its header turns it by more than anybody is turned.
+    """
+    moving_grid = Grid(moving.shape, moving_vox2ras)
+    brain = template > 0
+    near = dilated(brain, grid, 12.0)
+    sample = Sample.draw(template, grid, brain, near, moving, moving_grid)
+    effort = Effort()
+    centres = centre_ras(brain, grid), centre_ras(moving > 0, moving_grid)
+    pose = find_pose(sample, centres, effort, "label map")
+    fixed, painted = GreedyImage(template, grid, near), GreedyImage(moving, moving_grid)
+    affine = refine_affine(fixed, painted, sample, pose, ((12, NCC),), effort)
     if not deformable:
         return affine, np.zeros((*grid.shape, 3), np.float32)
-    greedy.execute(
-        "-V 0 -threads 1 -i fixed moving -it affine -m NCC 2x2x2 -n 40x25x8 -s 2vox 1vox -o warp",
-        out=log,
-        err=log,
-        warp=None,
+    warp, _ = greedy.deformable(
+        fixed,
+        painted,
+        affine,
+        metric="NCC 2x2x2",
+        schedule="40x25x8",
+        smoothing_vox=(2.0, 1.0),
+        nthreads=1,
     )
-    return affine, _displacement(greedy["warp"])
-
-
-def _as_itk(data: np.ndarray, vox2ras: np.ndarray) -> "sitk.Image":
-    """Return a SimpleITK image (LPS+) of an array (RAS+)."""
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T.astype(np.float32)))
-    zooms = np.sqrt((vox2ras[:3, :3] ** 2).sum(0))
-    image.SetSpacing([float(z) for z in zooms])
-    image.SetOrigin([float(o) for o in _RAS2LPS @ vox2ras[:3, 3]])
-    image.SetDirection((_RAS2LPS @ (vox2ras[:3, :3] / zooms)).ravel().tolist())
-    return image
-
-
-def _displacement(warp: "sitk.Image") -> np.ndarray:
-    """Return an ITK displacement field (LPS+) as ``(X, Y, Z, 3)`` RAS+ mm."""
-    import SimpleITK as sitk
-
-    field = sitk.GetArrayFromImage(warp).transpose(2, 1, 0, 3)
-    return (field * np.diag(_RAS2LPS)).astype(np.float32)
+    residual_mm = apply_affine(np.linalg.inv(affine), warp.points.astype(float)) - grid.points()
+    return affine, residual_mm.astype(np.float32)

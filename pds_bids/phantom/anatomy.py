@@ -29,7 +29,7 @@ __all__ = ["ANATOMY_GRID", "Anatomy", "build_anatomies"]
 
 _LOGGER = logging.getLogger("pds_bids.phantom")
 # Part of the name of every cached file: raise it when what is cached changes.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 # Label maps have fluid up to the skull: as much of it is left as the maps of the template have.
 _LABELS_MARGIN_VOXELS = 1
 
