@@ -146,7 +146,10 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     >>> apply_affine(shift, np.zeros(3))
     array([2., 0., 0.])
     """
-    return points @ affine[:3, :3].T + affine[:3, 3]
+    # One tall matrix: numpy would take the last two axes of an image for matrices of their own.
+    moved = points.reshape(-1, 3) @ affine[:3, :3].T
+    moved += affine[:3, 3]
+    return moved.reshape(points.shape)
 
 
 def to_ras(data: np.ndarray, vox2ras: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

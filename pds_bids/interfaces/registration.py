@@ -124,7 +124,8 @@ class RegisterT1w(SimpleInterface):
             self._results["gate"] = _save_json({"passed": False, "reason": str(error)})
             return runtime
         mask = mask_in_native(found, template)
-        bias = n4_bias(image, grid, mask, nthreads=threads)
+        # A rough field will do for tests; it is half of what a coarse registration costs.
+        bias = n4_bias(image, grid, mask, n_iterations=20 if self.inputs.sloppy else 50, nthreads=threads)
         self._results |= _save_registration(found)
         self._results["out_file"] = save("t1w.nii", image / bias, grid.vox2ras)
         self._results["mask"] = save("mask.nii", mask, grid.vox2ras)

@@ -11,6 +11,9 @@ from pds_bids.imaging.stages import NCC, Effort, centre_ras, find_pose, refine_a
 
 __all__ = ["register_to_template"]
 
+# Label maps of whole heads are mostly air and neck: the box of the brain is read, and this much around it.
+MARGIN_VOX = 16
+
 
 def register_to_template(
     template: np.ndarray, grid: Grid, moving: np.ndarray, moving_vox2ras: np.ndarray, deformable: bool = True
@@ -45,7 +48,11 @@ def register_to_template(
     RegistrationFailure
         If no pose stands out: the image is no brain, or its header turns it by more than anybody is turned.
     """
-    moving_grid = Grid(moving.shape, moving_vox2ras)
+    box = [slice(max(0, axis.min() - MARGIN_VOX), axis.max() + MARGIN_VOX + 1) for axis in np.nonzero(moving)]
+    moving = moving[tuple(box)]
+    corner = np.eye(4)
+    corner[:3, 3] = [part.start for part in box]
+    moving_grid = Grid(moving.shape, moving_vox2ras @ corner)
     brain = template > 0
     near = dilated(brain, grid, 12.0)
     sample = Sample.draw(template, grid, brain, near, moving, moving_grid)
