@@ -52,11 +52,11 @@ const pdsViewer = (() => {
     figure.append(caption, frame);
     stage.append(figure);
     const nv = new niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 1], crosshairWidth: 0.7,
+      backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 1], crosshairWidth: 1.3,
       crosshairWidthUnit: "mm", crosshairGap: 6,
       fontColor: [0.9, 0.9, 0.9, 1], showAllOrientationMarkers: true, show3Dcrosshair: false, isColorbar: false, dragAndDropEnabled: false,
       isSliceMM: true, isRadiologicalConvention: false, sagittalNoseLeft: false, multiplanarLayout: 3,
-      multiplanarShowRender: 0, scrollRequiresFocus: true, loadingText: "", logLevel: "error",
+      multiplanarShowRender: 0, multiplanarPadPixels: 14, scrollRequiresFocus: true, loadingText: "", logLevel: "error",
     });
     await nv.attachToCanvas(canvas);
     await addVolume(nv, spec, 1);
