@@ -214,7 +214,9 @@ def call(words: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command in the sandbox; console scripts as modules of this interpreter."""
     if words[0] in MODULES:
         words = [sys.executable, "-m", f"pds_bids.cli.{MODULES[words[0]]}", *words[1:]]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # The tour is for somebody without label maps: they would be registered first, for minutes.
+    kept = {name: value for name, value in os.environ.items() if name != "PDS_LABELS"}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
