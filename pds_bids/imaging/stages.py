@@ -154,7 +154,8 @@ def find_pose(
     if (tilt := rotation_angle_deg(best)) > LARGEST_TILT_DEG:
         raise RegistrationFailure.at(
             f"{name} image: the head fits the template best when turned by {tilt:.0f} degrees (at most "
-            f"{LARGEST_TILT_DEG:.0f}); the orientation in its header is wrong, or this is no brain",
+            f"{LARGEST_TILT_DEG:.0f}); the orientation in its header is wrong, much of the brain lies "
+            "outside of the field of view, or this is no brain",
             best,
         )
     for other, rival in found[1:]:
