@@ -1,6 +1,6 @@
 """The gate behind every registration: what a good one looks like, in figures that go into the QC file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -86,18 +86,6 @@ class Gate:
     passed: bool
     reason: str
     correlation: float = float("nan")
-
-    def with_two_path(self, two_path_mm: float, limit_mm: float = 6.0) -> "Gate":
-        """Add the disagreement of two paths; above `limit_mm` the gate fails."""
-        if not two_path_mm > limit_mm:
-            return replace(self, two_path_mm=two_path_mm)
-        reason = f"two paths disagree by {two_path_mm:.1f} mm (limit {limit_mm:.1f})"
-        return replace(
-            self,
-            two_path_mm=two_path_mm,
-            passed=False,
-            reason="; ".join(filter(None, (self.reason, reason))),
-        )
 
 
 def nmi(a: np.ndarray, b: np.ndarray, n_bins: int = 32) -> float:

@@ -212,19 +212,23 @@ def part_t1w_brain(
     near = dilated(prior, grid, error_mm)
     if below is not None:
         near &= below
+    units, tissue = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, bool)
+    box = _box(near, grid, 0.0)
+    near, prior = near[box], prior[box]
     deep = eroded(near & prior, grid, error_mm)
     if not deep.any():
-        return np.zeros(grid.shape, np.float32), np.zeros(grid.shape, bool)
-    flat = evened(t1w, near, grid)
-    units = (flat / flat[near & prior].mean()).astype(np.float32)
+        return units, tissue
+    flat = evened(t1w[box], near, grid)
+    flat /= flat[near & prior].mean()
     sources = deep + 2 * ~near
     # What is brighter than grey matter counts alike, and both floods start at once.
-    level = np.where(sources > 0, -np.inf, -np.minimum(units, 1.0))
+    level = np.where(sources > 0, -np.inf, -np.minimum(flat, 1.0))
     brain = watershed(level, sources) == 1
-    bright = brain & (units > T1W_TISSUE)
+    bright = brain & (flat > T1W_TISSUE)
     core = largest_piece(eroded(bright, grid, 2.0))
-    tissue = dilated(core, grid, 2.0 + max(grid.zooms) / 2) & bright
-    return np.where(brain, units, 0), tissue
+    tissue[box] = dilated(core, grid, 2.0 + max(grid.zooms) / 2) & bright
+    units[box] = np.where(brain, flat, 0)
+    return units, tissue
 
 
 def evened(image: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:

@@ -67,6 +67,11 @@ class SourceQuality(SimpleInterface):
             t1w_gate = json.loads(Path(self.inputs.t1w_gate).read_text())
             if not t1w_gate["passed"]:
                 warnings.append(f"the T1w image did not register and was not used: {t1w_gate['reason']}")
+        if problem := gate.get("two_path_problem"):
+            warnings.append(
+                f"the T1w image does not fit this one ({problem}): their registrations to the template could "
+                "not be compared, look at both"
+            )
         if gate["stage"] == "affine":
             warnings.append("the deformable registration failed its gate; the affine one was used")
         content = {

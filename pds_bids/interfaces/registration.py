@@ -176,6 +176,7 @@ class _BridgeThroughT1wInputSpec(BaseInterfaceInputSpec):
 class _BridgeThroughT1wOutputSpec(TraitedSpec):
     template2native = File(desc="point map from the template grid through the T1w image, .npz")
     t1w2epi = File(desc="4 x 4 point map, RAS mm, .npy")
+    problem = traits.Str(desc="why the two images of a head do not fit each other; empty if they do")
 
 
 class BridgeThroughT1w(SimpleInterface):
@@ -195,6 +196,7 @@ class BridgeThroughT1w(SimpleInterface):
         epi2t1w, gate = register_rigid(
             epi, epi_grid, epi_mask, t1w, t1w_grid, t1w_mask, nthreads=self.inputs.num_threads
         )
+        self._results["problem"] = gate.reason
         if not gate.passed:
             return runtime
         t1w2epi = np.linalg.inv(epi2t1w)
@@ -210,6 +212,7 @@ class _AgreeOnRegistrationInputSpec(BaseInterfaceInputSpec):
     gate = File(exists=True, mandatory=True, desc="of the direct path")
     direct = File(exists=True, mandatory=True, desc="point map of the direct path")
     bridge = File(exists=True, desc="point map through the T1w image, or nothing")
+    bridge_problem = traits.Str(desc="why there is none although there is a T1w image")
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
 
 
@@ -230,6 +233,7 @@ class AgreeOnRegistration(SimpleInterface):
             bridge = PointMap.from_affine(direct.grid, np.eye(4)).then(load_map(self.inputs.bridge))
             mask = load_template(read_template(self.inputs.template), direct.grid).mask
             gate["two_path_mm"] = require_agreement(direct, bridge, mask)
+        gate["two_path_problem"] = self.inputs.bridge_problem or ""
         self._results["gate"] = _save_json(gate)
         return runtime
 

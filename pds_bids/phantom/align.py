@@ -5,9 +5,9 @@ import numpy as np
 from pds_bids.imaging import greedy
 from pds_bids.imaging.greedy import GreedyImage
 from pds_bids.imaging.grid import Grid, apply_affine
-from pds_bids.imaging.masks import dilated
+from pds_bids.imaging.masks import check_image, dilated
 from pds_bids.imaging.search import Sample
-from pds_bids.imaging.stages import NCC, Effort, centre_ras, find_pose, refine_affine
+from pds_bids.imaging.stages import NEAR_MM, Effort, centre_ras, find_pose, refine_affine
 
 __all__ = ["register_to_template"]
 
@@ -45,22 +45,25 @@ def register_to_template(
 
     Raises
     ------
+    DataError
+        If there is no brain in `moving`.
     RegistrationFailure
         If no pose stands out: the image is no brain, or its header turns it by more than anybody is turned.
     """
-    box = [slice(max(0, axis.min() - MARGIN_VOX), axis.max() + MARGIN_VOX + 1) for axis in np.nonzero(moving)]
-    moving = moving[tuple(box)]
-    corner = np.eye(4)
-    corner[:3, 3] = [part.start for part in box]
-    moving_grid = Grid(moving.shape, moving_vox2ras @ corner)
+    whole = Grid(moving.shape, moving_vox2ras)
+    check_image(moving, whole, "label map")
+    x, y, z = (max(0, int(axis.min()) - MARGIN_VOX) for axis in np.nonzero(moving))
+    ends = (int(axis.max()) + MARGIN_VOX + 1 for axis in np.nonzero(moving))
+    moving = moving[tuple(slice(start, end) for start, end in zip((x, y, z), ends, strict=True))]
+    moving_grid = whole.crop((x, y, z), moving.shape)
     brain = template > 0
-    near = dilated(brain, grid, 12.0)
+    near = dilated(brain, grid, NEAR_MM)
     sample = Sample.draw(template, grid, brain, near, moving, moving_grid)
     effort = Effort()
     centres = centre_ras(brain, grid), centre_ras(moving > 0, moving_grid)
     pose = find_pose(sample, centres, effort, "label map")
     fixed, painted = GreedyImage(template, grid, near), GreedyImage(moving, moving_grid)
-    affine = refine_affine(fixed, painted, sample, pose, ((12, NCC),), effort)
+    affine = refine_affine(fixed, painted, sample, pose, 12, effort)
     if not deformable:
         return affine, np.zeros((*grid.shape, 3), np.float32)
     warp, _ = greedy.deformable(

@@ -146,7 +146,7 @@ def build_anatomies(
     Raises
     ------
     DataError
-        If `label_dir` holds no label maps.
+        If `label_dir` holds no label maps, or one without a brain.
     """
     if label_dir is None:
         return [_cached(cache_dir, "template", _digest(template.gm), partial(_from_template, template))]
@@ -203,9 +203,13 @@ def _from_labels(path: Path, template: "Template", deformable: bool) -> Anatomy:
     image = nib.load(path)
     labels, vox2ras, _ = to_ras(np.asanyarray(image.dataobj).astype(np.int32), image.affine)
     t1w = resample(template.t1w * template.mask, template.grid.vox2ras, ANATOMY_GRID.points(), order=1)
-    template2native, residual_mm = register_to_template(
-        t1w, ANATOMY_GRID, labelmap.paint_t1w(labels), vox2ras, deformable
-    )
+    painted = labelmap.paint_t1w(labels)
+    if not painted.any():
+        raise DataError(
+            f"{path} has no label of a brain (FreeSurfer numbers are expected, it has "
+            f"{labels.min()} to {labels.max()})"
+        )
+    template2native, residual_mm = register_to_template(t1w, ANATOMY_GRID, painted, vox2ras, deformable)
     opened = labelmap.open_sulci(labels, tuple(np.linalg.norm(vox2ras[:3, :3], axis=0)))
     fractions = labelmap.fractions_from_labels(opened, vox2ras, ANATOMY_GRID, template2native)
     return _with_field(path.name.removesuffix(".nii.gz"), fractions, residual_mm, _LABELS_MARGIN_VOXELS)

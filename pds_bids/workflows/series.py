@@ -136,7 +136,7 @@ def init_registration_wf(
         workflow.connect([
             (inputnode, bridge, [("anchor", "in_file"), ("mask", "mask")]),
             (inputnode, bridge, [("t1w", "t1w"), ("t1w_mask", "t1w_mask"), ("template2t1w", "template2t1w")]),
-            (bridge, agree, [("template2native", "bridge")]),
+            (bridge, agree, [("template2native", "bridge"), ("problem", "bridge_problem")]),
             (bridge, outputnode, [("t1w2epi", "t1w2epi")]),
         ])  # fmt: skip
     return workflow

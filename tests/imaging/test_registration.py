@@ -277,7 +277,6 @@ def test_rigid_across_contrasts(template: Template, epi) -> None:
     error_mm = np.linalg.norm(apply_affine(matrix, points) - apply_affine(still2moved, points), axis=-1)
     assert error_mm.mean() < 1.0
     assert gate.passed
-    assert gate.with_two_path(9.0).passed is False
 
 
 def test_displacements_resample_like_nitransforms(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pds_bids.exceptions import QualityError
+from pds_bids.exceptions import DataError, QualityError
 from pds_bids.imaging.grid import Grid, apply_affine, resample, to_ras
 from pds_bids.imaging.masks import dice
 from pds_bids.phantom.align import register_to_template
+from pds_bids.phantom.anatomy import build_anatomies
 from pds_bids.phantom.labelmap import paint_t1w
 from pds_bids.template import RES02_GRID, get_template, load_template
 
@@ -46,6 +47,15 @@ def test_what_does_not_look_like_a_brain_is_refused(template, brain):
     ball = (np.linalg.norm(template.grid.points() - (0, -18, 8), axis=-1) < 70).astype(np.float32)
     with pytest.raises(QualityError, match="label map"):
         register_to_template(brain, template.grid, ball, template.grid.vox2ras, deformable=False)
+
+
+def test_no_brain_is_refused_by_name(template, brain, tmp_path):
+    with pytest.raises(DataError, match="label map: constant"):
+        register_to_template(brain, template.grid, np.zeros((9, 9, 9), np.float32), np.eye(4))
+    path = tmp_path / "empty.nii.gz"
+    nib.Nifti1Image(np.full((9, 9, 9), 999, np.int16), np.eye(4)).to_filename(path)
+    with pytest.raises(DataError, match=f"{path.name} has no label of a brain"):
+        build_anatomies(tmp_path, tmp_path / "cache", template)
 
 
 # 12 was turned by 25 degrees by a search at random, one time in a few.
