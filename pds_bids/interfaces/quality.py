@@ -63,17 +63,8 @@ class SourceQuality(SimpleInterface):
         gate = json.loads(Path(self.inputs.gate).read_text())
         segments = json.loads(Path(self.inputs.segments).read_text())["segments"]
         warnings = [*self.inputs.notes, *(self.inputs.denoise_notes or [])]
-        if self.inputs.t1w_gate:
-            t1w_gate = json.loads(Path(self.inputs.t1w_gate).read_text())
-            if not t1w_gate["passed"]:
-                warnings.append(f"the T1w image did not register and was not used: {t1w_gate['reason']}")
-        if problem := gate.get("two_path_problem"):
-            warnings.append(
-                f"the T1w image does not fit this one ({problem}): their registrations to the template could "
-                "not be compared, look at both"
-            )
-        if gate["stage"] == "affine":
-            warnings.append("the deformable registration failed its gate; the affine one was used")
+        t1w_gate = _read(self.inputs.t1w_gate) if self.inputs.t1w_gate else None
+        warnings += _doubts_of_registration(gate, t1w_gate)
         content = {
             "registration": {"status": _status(gate), **gate},
             "n_volumes": len(table),
@@ -124,6 +115,21 @@ class SourceQuality(SimpleInterface):
             elif not tensor["orientation"]["is_consistent"]:
                 warnings.append(tensor["orientation"]["note"])
         return content
+
+
+def _doubts_of_registration(gate: dict[str, Any], t1w_gate: dict[str, Any] | None) -> list[str]:
+    """Return what a reader should know of the ways to the template that were, and were not, taken."""
+    doubts = []
+    if t1w_gate and not t1w_gate["passed"]:
+        doubts.append(f"the T1w image did not register and was not used: {t1w_gate['reason']}")
+    if problem := gate.get("two_path_problem"):
+        doubts.append(
+            f"the T1w image does not fit this one ({problem}) and was not used: one of the two may lie "
+            "wrongly on the template, look at both"
+        )
+    if gate["stage"] == "affine":
+        doubts.append("the deformable registration failed its gate; the affine one was used")
+    return doubts
 
 
 class _FidelityInputSpec(BaseInterfaceInputSpec):

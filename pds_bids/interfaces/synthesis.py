@@ -90,21 +90,29 @@ class _NameSourcesInputSpec(BaseInterfaceInputSpec):
     first = File(exists=True, mandatory=True, desc="4D image of the first contrast")
     second = File(exists=True, desc="4D image of the second one")
     t1w = File(exists=True, desc="3D T1w of the person; absent when there is none that registered")
+    t1w_problem = traits.Str(desc="why the T1w image does not fit the source; it is left out then")
 
 
 class _NameSourcesOutputSpec(TraitedSpec):
     sources = traits.List(traits.Str, desc="contrast=FILE")
+    t1w = File(desc="the T1w image, if it is among them")
 
 
 class NameSources(SimpleInterface):
-    """Say which file holds which contrast, as ``pds-bids-synth`` wants it."""
+    """Say which file holds which contrast, as ``pds-bids-synth`` wants it.
+
+    A T1w image that went to another place of the template than the source would draw the wrong folds.
+    """
 
     input_spec = _NameSourcesInputSpec
     output_spec = _NameSourcesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         files = (self.inputs.first, self.inputs.second)
-        named = [*zip(self.inputs.contrasts, files, strict=False), (str(ANATOMY), self.inputs.t1w)]
+        named = list(zip(self.inputs.contrasts, files, strict=False))
+        if self.inputs.t1w and not self.inputs.t1w_problem:
+            named.append((str(ANATOMY), self.inputs.t1w))
+            self._results["t1w"] = self.inputs.t1w
         self._results["sources"] = [f"{contrast}={path}" for contrast, path in named if path]
         return runtime
 

@@ -163,13 +163,15 @@ def init_modality_wf(series: Series, session: SessionPlan, plan: Plan, config: R
         Native, for the way back.
     plausibility
         Why the series may not be what its name says.
+    t1w_problem
+        Why the T1w image does not fit it.
     """
     workflow = pe.Workflow(name=f"{series.modality}_preproc_wf")
     precomputed = session.derivatives(series.modality)
     has_t1w = session.t1w is not None and precomputed is None
     inputnode = identity(["template", "t1w", "t1w_mask", "template2t1w", "t1w_gate"], name="inputnode")
     outputs = ["stack", "template_b0", "template_fa", "template_md", "template_mask", "mask", "plausibility"]
-    outputnode = identity([*outputs, "native2template"], name="outputnode")
+    outputnode = identity([*outputs, "native2template", "t1w_problem"], name="outputnode")
     read = series if precomputed is None else precomputed.applied_to(series)
     segments_wf = init_segments_wf(
         read,
@@ -320,7 +322,7 @@ def _connect_synthesis(
     report_wf = workflow.get_node(f"{direction}_report_wf")
     handed_on = [("stack", "source"), ("template_b0", "source_b0"), ("template_mask", "mask")]
     handed_on += [("mask", "native_mask"), ("native2template", "native2template")]
-    handed_on.append(("plausibility", "plausibility"))
+    handed_on += [("plausibility", "plausibility"), ("t1w_problem", "t1w_problem")]
     workflow.connect([
         (inputnode, synthesis_wf, [("template", "inputnode.template"), ("channels", "inputnode.channels")]),
         (source_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),

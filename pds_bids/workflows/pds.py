@@ -309,6 +309,7 @@ def _add_synthesis(
     series_wf, registration_wf, segments_wf = _ends(stages)
     if stages[0].name == "anatomy_wf":
         workflow.connect(stages[0], "outputnode.t1w_on_grid", synthesis_wf, "inputnode.t1w")
+        workflow.connect(registration_wf, "outputnode.t1w_problem", synthesis_wf, "inputnode.t1w_problem")
     workflow.connect([
         (segments_wf, synthesis_wf, [(f"outputnode.{a}", f"inputnode.{b}") for a, b in handed_on]),
         (registration_wf, synthesis_wf, [("outputnode.mask", "inputnode.native_mask")]),

@@ -102,6 +102,8 @@ def init_registration_wf(
         Point maps.
     t1w2epi
         Rigid point map, when there is a T1w image.
+    t1w_problem
+        Why the T1w image does not fit; empty when it does, undefined without one.
     gate
         Verdict with the distance between the paths.
     mask
@@ -109,7 +111,7 @@ def init_registration_wf(
     """
     workflow = pe.Workflow(name=name)
     inputnode = identity(["anchor", "mask", "template", "t1w", "t1w_mask", "template2t1w"], name="inputnode")
-    outputs = ["template2native", "native2template", "t1w2epi", "gate", "mask"]
+    outputs = ["template2native", "native2template", "t1w2epi", "t1w_problem", "gate", "mask"]
     outputnode = identity(outputs, name="outputnode")
     contrast = Contrast.BOLD if modality is Modality.BOLD else Contrast.B0
     direct = pe.Node(
@@ -137,7 +139,7 @@ def init_registration_wf(
             (inputnode, bridge, [("anchor", "in_file"), ("mask", "mask")]),
             (inputnode, bridge, [("t1w", "t1w"), ("t1w_mask", "t1w_mask"), ("template2t1w", "template2t1w")]),
             (bridge, agree, [("template2native", "bridge"), ("problem", "bridge_problem")]),
-            (bridge, outputnode, [("t1w2epi", "t1w2epi")]),
+            (bridge, outputnode, [("t1w2epi", "t1w2epi"), ("problem", "t1w_problem")]),
         ])  # fmt: skip
     return workflow
 

@@ -60,6 +60,8 @@ def init_synthesis_wf(
         4D on the model grid: overall mean, then segments; brain mask.
     t1w
         The person's T1w on the model grid, when there is one.
+    t1w_problem
+        Why it does not fit the source; it is not used then.
     native_mask, native2template
         Of the source, for the way back.
     template, channels
@@ -85,7 +87,7 @@ def init_synthesis_wf(
     workflow = pe.Workflow(name=name)
     maps = SYNTHETIC_FIELDS
     inputs = ["source", "source_b0", "t1w", "mask", "native_mask", "native2template", "template", "channels"]
-    inputs.append("plausibility")
+    inputs += ["t1w_problem", "plausibility"]
     acquired = ["acquired", "acquired_b0", "acquired_fa", "acquired_md", "acquired_mask"]
     inputnode = identity([*inputs, *acquired], name="inputnode")
     native = [f"native_{field}" for field in ["mask", *maps]]
@@ -119,6 +121,7 @@ def init_synthesis_wf(
     shared = [(field, field) for field in maps]
     workflow.connect([
         (inputnode, sources, [("source", "first"), ("source_b0", "second"), ("t1w", "t1w")]),
+        (inputnode, sources, [("t1w_problem", "t1w_problem")]),
         (sources, synthesize, [("sources", "sources")]),
         (inputnode, synthesize, [("mask", "mask"), ("channels", "template")]),
         (inputnode, synthesize, [("plausibility", "plausibility")]),
@@ -128,7 +131,8 @@ def init_synthesis_wf(
         (synthesize, parcels, [("mean", "in_file")]),
         (inputnode, parcels, [("mask", "mask"), ("template", "template")]),
         (synthesize, fidelity, [(f, f) for f in ("mean", "std", "b0_mean", "fa_mean", "md_mean")]),
-        (inputnode, fidelity, [(f, f) for f in ("source", "source_b0", "t1w", "mask")]),
+        (inputnode, fidelity, [(f, f) for f in ("source", "source_b0", "mask")]),
+        (sources, fidelity, [("t1w", "t1w")]),
         (synthesize, fidelity, [("metadata", "metadata")]),
         (inputnode, fidelity, [("template", "template"), ("channels", "channels")]),
         (synthesize, outputnode, [*shared, ("metadata", "metadata")]),

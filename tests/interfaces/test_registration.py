@@ -11,10 +11,17 @@ from PIL import Image
 from scipy import ndimage
 
 from pds_bids.exceptions import QualityError
-from pds_bids.imaging.grid import Grid, resample
-from pds_bids.imaging.masks import dice
-from pds_bids.interfaces.images import load
-from pds_bids.interfaces.registration import BridgeThroughT1w, RegisterEPI, RegisterT1w
+from pds_bids.imaging.grid import Grid, PointMap, resample
+from pds_bids.imaging.masks import dice, dilated
+from pds_bids.interfaces.images import load, save_map
+from pds_bids.interfaces.quality import _doubts_of_registration
+from pds_bids.interfaces.registration import (
+    AgreeOnRegistration,
+    BridgeThroughT1w,
+    RegisterEPI,
+    RegisterT1w,
+)
+from pds_bids.interfaces.synthesis import NameSources
 from pds_bids.interfaces.template import FetchTemplate, read_template
 from pds_bids.modalities import Contrast
 from pds_bids.template import RES02_GRID, Template, load_template, paint_epi
@@ -152,3 +159,42 @@ def test_a_t1w_mask_holds_the_brain_and_not_the_skull(template: Template, listin
     outputs = RegisterT1w(in_file=save("t1w", head), template=listing, sloppy=True).run().outputs
     assert json.loads(Path(outputs.gate).read_text())["passed"] is True
     assert dice(load(outputs.mask)[0] > 0, brain) > 0.95
+
+
+@pytest.mark.parametrize("too_wide_mm", [0, 14])
+def test_a_t1w_mask_that_holds_more_than_the_brain_of_the_epi_is_left_out(
+    too_wide_mm: float, template: Template, listing: str, save
+) -> None:
+    """Where neck was taken for brain the T1w image registers, passes its gate, and lies wrongly."""
+    t1w, brain = _whole_head(template)
+    epi, t1w_file = save("epi", _native(paint_epi(template, Contrast.B0))), save("t1w", t1w)
+    here = save_map("here.npz", PointMap.from_affine(template.grid, np.eye(4)))
+    bridge = BridgeThroughT1w(
+        in_file=epi,
+        mask=save("mask", brain),
+        t1w=t1w_file,
+        t1w_mask=save("t1w_mask", dilated(brain, NATIVE, too_wide_mm)),
+        template2t1w=here,
+    )
+    outputs = bridge.run().outputs
+    Path("gate.json").write_text(json.dumps({"passed": True}))
+    handed = {} if too_wide_mm else {"bridge": outputs.template2native}
+    agree = AgreeOnRegistration(
+        gate="gate.json", direct=here, template=listing, bridge_problem=outputs.problem, **handed
+    )
+    gate = json.loads(Path(agree.run().outputs.gate).read_text())
+    named = (
+        NameSources(contrasts=["bold"], first=epi, t1w=t1w_file, t1w_problem=outputs.problem).run().outputs
+    )
+    if too_wide_mm:
+        assert re.match(r"mask Dice 0\.\d+ \(at least 0\.88\)", outputs.problem)
+        assert gate["two_path_problem"] == outputs.problem
+        (doubt,) = _doubts_of_registration(gate | {"stage": "deformable"}, {"passed": True})
+        assert "T1w image does not fit this one (mask Dice" in doubt
+        assert named.sources == [f"bold={epi}"]
+        assert not isinstance(named.t1w, str)
+    else:
+        assert outputs.problem == gate["two_path_problem"] == ""
+        assert gate["two_path_mm"] < 1.0
+        assert named.sources == [f"bold={epi}", f"t1w={t1w_file}"]
+        assert named.t1w == t1w_file
