@@ -12,7 +12,6 @@ from nipype.interfaces.base import (
     Directory,
     DynamicTraitedSpec,
     File,
-    SimpleInterface,
     TraitedSpec,
     traits,
 )
@@ -23,6 +22,7 @@ from pds_bids.bids.write import replacing, write_json, write_nifti, write_text
 from pds_bids.imaging.grid import from_ras
 from pds_bids.imaging.registration import to_itk_displacement
 from pds_bids.interfaces.images import load, load_map, stored_affine
+from pds_bids.interfaces.outside import OutsideInterface
 
 __all__ = ["SaveDerivatives", "Volumes"]
 
@@ -68,7 +68,7 @@ class _SaveDerivativesOutputSpec(TraitedSpec):
     out_files = traits.List(traits.Str, desc="what was written")
 
 
-class SaveDerivatives(SimpleInterface):
+class SaveDerivatives(OutsideInterface):
     """Write a group of outputs: images, transforms and tables, each with its sidecar.
 
     Parameters

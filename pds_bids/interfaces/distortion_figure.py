@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
 from pds_bids.imaging.grid import apply_affine, resample
 from pds_bids.imaging.masks import rough_brain_mask
 from pds_bids.interfaces.images import load
+from pds_bids.interfaces.outside import OutsideInterface
 
 __all__ = ["DistortionFigure"]
 
@@ -30,7 +31,7 @@ class _DistortionFigureOutputSpec(TraitedSpec):
     out_file = traits.Str(desc="the figure; undefined when there was no field to draw")
 
 
-class DistortionFigure(SimpleInterface):
+class DistortionFigure(OutsideInterface):
     """Mean image before and after, the T1w image where it is registered, and the field."""
 
     input_spec = _DistortionFigureInputSpec

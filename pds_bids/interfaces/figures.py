@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
 from nipype.interfaces.base.support import Bunch
 
 from pds_bids.imaging.confounds import framewise_displacement
@@ -17,6 +17,7 @@ from pds_bids.imaging.motion import matrices_to_parameters
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.imaging.rigid import grid_centre
 from pds_bids.interfaces.images import load, load_map
+from pds_bids.interfaces.outside import OutsideInterface
 from pds_bids.interfaces.segments import read_segments
 from pds_bids.interfaces.series import read_gradients
 from pds_bids.interfaces.template import read_template
@@ -52,7 +53,7 @@ class _MaskFigureInputSpec(_FigureInputSpec):
     mask = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class MaskFigure(SimpleInterface):
+class MaskFigure(OutsideInterface):
     """Mean image with the contour of its brain mask."""
 
     input_spec = _MaskFigureInputSpec
@@ -78,7 +79,7 @@ class _RegistrationFigureInputSpec(_FigureInputSpec):
     template_figure = traits.Str(mandatory=True, desc="where to write the template alone, absolute")
 
 
-class RegistrationFigure(SimpleInterface):
+class RegistrationFigure(OutsideInterface):
     """Image and template as two pictures with the same planes and outlines, for a slider between them."""
 
     input_spec = _RegistrationFigureInputSpec
@@ -125,7 +126,7 @@ class _MotionFigureInputSpec(_FigureInputSpec):
     confounds = File(exists=True, desc="BOLD: TSV with std_dvars and global_signal")
 
 
-class MotionFigure(SimpleInterface):
+class MotionFigure(OutsideInterface):
     """Head motion with segments and censored volumes, and what became of the signal."""
 
     input_spec = _MotionFigureInputSpec
@@ -168,7 +169,7 @@ class _GradientFigureInputSpec(_FigureInputSpec):
     segments = File(exists=True, mandatory=True, desc="from CutDWI")
 
 
-class GradientFigure(SimpleInterface):
+class GradientFigure(OutsideInterface):
     """Gradient directions and b-values, by segment."""
 
     input_spec = _GradientFigureInputSpec
@@ -191,7 +192,7 @@ class _TensorFigureInputSpec(_FigureInputSpec):
     mask = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class TensorFigure(SimpleInterface):
+class TensorFigure(OutsideInterface):
     """Fractional anisotropy and mean diffusivity."""
 
     input_spec = _TensorFigureInputSpec
@@ -221,7 +222,7 @@ class _SyntheticFigureInputSpec(_FigureInputSpec):
     )
 
 
-class SyntheticFigure(SimpleInterface):
+class SyntheticFigure(OutsideInterface):
     """Source, synthetic volume, uncertainty, and the acquired target where there is one."""
 
     input_spec = _SyntheticFigureInputSpec
@@ -265,7 +266,7 @@ class _ParcelFigureInputSpec(_FigureInputSpec):
     template = File(exists=True, mandatory=True, desc="from FetchTemplate")
 
 
-class ParcelFigure(SimpleInterface):
+class ParcelFigure(OutsideInterface):
     """Parcels of the synthetic volume over those of the acquired one; the title names what was predicted."""
 
     input_spec = _ParcelFigureInputSpec

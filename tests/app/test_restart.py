@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -59,6 +60,11 @@ def test_killed_at_random_moments_and_run_again(finished, app, command, quick, t
         for path in (tmp_path / "out").rglob("*.nii.gz"):
             if not path.name.startswith("."):
                 assert_readable(path)
+    run = app(cohort, tmp_path / "out", "participant", "-w", tmp_path / "work", *quick)
+    assert run.code == 0, run.text
+    assert_same_images(tmp_path / "out", reference)
+    # Somebody empties the output folder and keeps the work folder, where every node is done.
+    shutil.rmtree(tmp_path / "out")
     run = app(cohort, tmp_path / "out", "participant", "-w", tmp_path / "work", *quick)
     assert run.code == 0, run.text
     assert_same_images(tmp_path / "out", reference)
