@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.impute import KNNImputer, SimpleImputer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from pds_bids.evaluation.discriminant import ShrunkenDiscriminant
+from pds_bids.evaluation.imputation import BlockNeighbourImputer
 from pds_bids.evaluation.schemes import Imputation
 from pds_bids.options import Classifier
 
@@ -92,7 +93,7 @@ def fit_nested(
     """
     estimator, grid = _estimator(kind, volume_mask, seed)
     fill = (
-        KNNImputer(n_neighbors=min(N_NEIGHBOURS, len(rows) - 1), keep_empty_features=True)
+        BlockNeighbourImputer(N_NEIGHBOURS)
         if imputation is Imputation.NEIGHBOURS
         else SimpleImputer(keep_empty_features=True)
     )
