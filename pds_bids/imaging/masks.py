@@ -233,11 +233,7 @@ def part_t1w_brain(
 
 def evened(image: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
     """Even out coil shading and clip fat, for registration only; float32, zero outside `inside`."""
-    flat = image
-    for _ in range(2):
-        flat = _flattened(flat, inside, grid)
-        flat = np.minimum(flat, 1.5 * np.median(flat[inside]))
-    return flat.astype(np.float32)
+    return _flattened(image, inside, grid, n_passes=2, ceiling=1.5).astype(np.float32)
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
@@ -249,15 +245,22 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _flattened(image: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
-    """Divide by the local mean of the head; zero outside."""
+def _flattened(
+    image: np.ndarray, inside: np.ndarray, grid: Grid, *, n_passes: int = 1, ceiling: float | None = None
+) -> np.ndarray:
+    """Divide by the local mean inside, then clip at `ceiling` medians; zero outside."""
     box = _box(inside, grid, 0.0)
     part, head = image[box], inside[box]
     sigma_vox = FLATTEN_MM / np.asarray(grid.zooms)
     weight = ndimage.gaussian_filter(head.astype(np.float32), sigma_vox, mode="nearest")
-    level = ndimage.gaussian_filter(np.where(head, part, 0).astype(np.float32), sigma_vox, mode="nearest")
+    part = np.where(head, part, 0)
+    for _ in range(n_passes):
+        level = ndimage.gaussian_filter(part.astype(np.float32), sigma_vox, mode="nearest")
+        part = np.where(head, part * weight / np.maximum(level, np.finfo(np.float32).tiny), 0)
+        if ceiling is not None:
+            part = np.minimum(part, ceiling * np.median(part[head]))
     flat = np.zeros(image.shape, np.result_type(image, np.float32))
-    flat[box] = np.where(head, part * weight / np.maximum(level, np.finfo(np.float32).tiny), 0)
+    flat[box] = part
     return flat
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
-from pds_bids.imaging.grid import Grid, apply_affine
+from pds_bids.imaging.grid import Grid
 
 __all__ = [
     "SMALLEST_COVERAGE",
@@ -37,7 +37,7 @@ class Sample:
     Parameters
     ----------
     points : ndarray
-        ``(N, 3)`` RAS+ mm.
+        ``(3, N)`` RAS+ mm.
     values : ndarray
         ``(N,)`` smoothed fixed image.
     brain : ndarray
@@ -70,7 +70,7 @@ class Sample:
         every = [max(1, int(SPACING_MM / 2 / zoom)) for zoom in moving_grid.zooms]
         thinned = _smoothed(moving, moving_grid)[tuple(slice(None, None, k) for k in every)]
         return cls(
-            points=fixed_grid.points()[step][chosen],
+            points=np.ascontiguousarray(fixed_grid.points()[step][chosen].T),
             values=_smoothed(fixed, fixed_grid)[step][chosen],
             brain=brain[step][chosen],
             moving=np.ascontiguousarray(thinned),
@@ -79,7 +79,8 @@ class Sample:
 
     def look(self, fixed2moving: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the moving image at the mapped points, and which of them lie in its field of view."""
-        index = apply_affine(self.moving_grid.ras2vox @ fixed2moving, self.points).T
+        fixed2vox = self.moving_grid.ras2vox @ fixed2moving
+        index = fixed2vox[:3, :3] @ self.points + fixed2vox[:3, 3:]
         limit = np.asarray(self.moving_grid.shape, float)[:, None] - 0.5
         inside = np.all((index >= -0.5) & (index <= limit), axis=0)
         return ndimage.map_coordinates(self.moving, index, order=1, mode="nearest"), inside
