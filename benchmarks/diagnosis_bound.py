@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--permutations", type=int, default=100)
     parser.add_argument("--seed", type=int, default=11)
     args = parser.parse_args()
-    features, groups, ages, severities, names = simulate(args)
+    features, groups, ages, severities, heads, names = simulate(args)
     by_severity = np.where(severities < 0.1, "NC", np.where(severities < 0.75, "MCI", "AD"))
     print(f"{len(groups)} people; the true severity itself: {(by_severity == groups).mean():.3f}")
     telling = np.array([name.startswith(tuple(SITES)) for name in names])
@@ -56,31 +56,31 @@ def main() -> None:
         for what, columns in SETS.items():
             rows = np.concatenate([features[:, k][:, own] for k in columns], 1)
             for kind in (Classifier.LDA, Classifier.LOGISTIC):
-                right = judge(rows, groups, ages, kind, args.seed)
+                right = judge(rows, groups, ages, heads, kind, args.seed)
                 found = exact_interval(int(right.sum()), len(right))
                 line = f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"
                 print(f"{where}, {what}, {kind}: {line}", flush=True)
         rows = np.concatenate([features[:, k][:, own] for k in SETS["FA and MD of tissue"]], 1)
         rng = np.random.default_rng(derive_seed(args.seed, "permutations"))
         values = [
-            judge(rows, rng.permutation(groups), ages, Classifier.LDA, k).mean()
+            judge(rows, rng.permutation(groups), ages, heads, Classifier.LDA, k).mean()
             for k in range(args.permutations)
         ]
         low, high = np.quantile(values, [0.025, 0.975])
         print(f"{where}, permuted labels: {np.mean(values):.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
-def judge(rows, groups, ages, kind, seed):
-    """Return who is told right."""
+def judge(rows, groups, ages, heads, kind, seed):
+    """Return who is told right; people of one head are relatives."""
     people = tuple(map(str, range(len(groups))))
-    folds = make_folds(people, groups, 5, seed)
+    folds = make_folds(people, groups, 5, seed, families=heads)
     blocks = Blocks(people, {(Modality.DWI, Origin.ACQUIRED): rows})
-    cohort = Cohort(blocks, groups, folds, ages[:, None])
+    cohort = Cohort(blocks, groups, folds, ages[:, None], families=heads)
     return predict(cohort, Scheme("acquired dwi", PARTS, PARTS), kind, seed=seed).is_right
 
 
 def simulate(args):
-    """Return ``(N, 5, P)`` features, diagnoses, ages, severities, and names of parcels."""
+    """Return ``(N, 5, P)`` features, diagnoses, ages, severities, heads, and names of parcels."""
     files = get_template(args.cache)
     fine, template = (load_template(files, grid) for grid in (RES02_GRID, MODEL_GRID))
     heads = build_anatomies(args.labels, args.cache, fine, deformable=False)
@@ -95,10 +95,11 @@ def simulate(args):
         rng = np.random.default_rng(derive_seed(args.seed, name, "person"))
         person = draw_person(rng, heads[k % len(heads)], who, regions)
         rows.append(measure(person, derive_seed(args.seed, name, "latents"), template, atlas))
-        facts.append((str(who.diagnosis), who.age_years, person.effects.severity))
+        head = f"head-{k % len(heads)}"
+        facts.append((str(who.diagnosis), who.age_years, person.effects.severity, head))
         print(f"{name} {who.diagnosis}", flush=True)
-    groups, ages, severities = (np.array(column) for column in zip(*facts, strict=True))
-    return np.array(rows), groups, ages, severities, atlas.names
+    groups, ages, severities, own = (np.array(column) for column in zip(*facts, strict=True))
+    return np.array(rows), groups, ages, severities, tuple(own.tolist()), atlas.names
 
 
 def measure(person, seed, template, atlas):

@@ -167,6 +167,9 @@ class RunConfig:
         Columns that are regressed out; None for those of age, sex and site that are there.
     person_column : str
         Column that says who is the same person under several labels; empty for none.
+    family_column : str
+        Column that says who are relatives, who stay in one fold; empty for the first of ``family_id``,
+        ``family`` and ``anatomy`` that is there and varies.
     exclude_rejected : bool
         Leave out synthetic images that a reader has rejected.
     regions : tuple of str
@@ -262,6 +265,7 @@ class RunConfig:
     group_column: str = "diagnosis"
     covariates: tuple[str, ...] | None = None
     person_column: str = ""
+    family_column: str = ""
     exclude_rejected: bool = False
     regions: tuple[str, ...] = ()
     classifiers: tuple[Classifier, ...] = (

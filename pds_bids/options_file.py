@@ -76,6 +76,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "group_column",
         "covariates",
         "person_column",
+        "family_column",
         "exclude_rejected",
         "regions",
         "classifiers",

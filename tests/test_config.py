@@ -77,6 +77,7 @@ OTHER = {
     "group_column": "group",
     "covariates": ("age",),
     "person_column": "person",
+    "family_column": "family",
     "exclude_rejected": True,
     "regions": ("Hippocampus",),
     "classifiers": ("svm", "cnn"),

@@ -35,6 +35,13 @@ def add_group(group: argparse._ArgumentGroup) -> None:
         "nobody is trained on and tested (default: everybody is another one)",
     )
     group.add_argument(
+        "--family-column",
+        metavar="COLUMN",
+        help="column of participants.tsv that says who are relatives; nobody is tested by a classifier that "
+        "was trained on a relative (default: family_id, family or anatomy, where there and not all the same; "
+        "pds-bids-phantom writes anatomy, the head that people were made of)",
+    )
+    group.add_argument(
         "--exclude-rejected",
         action="store_true",
         help="leave out synthetic images that a reader of the reports has rejected; they are "

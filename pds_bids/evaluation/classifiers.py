@@ -58,7 +58,7 @@ def fit_nested(
     kind: Classifier,
     rows: np.ndarray,
     y: np.ndarray,
-    people: Sequence[str],
+    families: Sequence[str],
     *,
     n_covariates: int = 0,
     imputation: Imputation = Imputation.NONE,
@@ -75,8 +75,8 @@ def fit_nested(
         ``(N, F + n_covariates)`` features, then covariates; nan features are imputed.
     y : ndarray
         ``(N,)`` diagnoses.
-    people : sequence of str
-        Who each row is of; inner folds do not split a person either.
+    families : sequence of str
+        Whose relative each row is, or whose it is; inner folds do not part relatives either.
     n_covariates : int
         Columns at the end that are regressed out.
     imputation : Imputation
@@ -107,13 +107,13 @@ def fit_nested(
             ("classify", estimator),
         ]
     )
-    n_folds = min(INNER_FOLDS, _fewest_people(y, people))
+    n_folds = min(INNER_FOLDS, _fewest_families(y, families))
     if not grid or n_folds < 2:
         return pipeline.fit(rows, y)
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed % 2**32)
     named = {f"classify__{name}": values for name, values in grid.items()}
     search = GridSearchCV(pipeline, named, scoring="balanced_accuracy", cv=folds)
-    return search.fit(rows, y, groups=np.asarray(people)).best_estimator_
+    return search.fit(rows, y, groups=np.asarray(families)).best_estimator_
 
 
 def scores_of(fitted: Any, rows: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -152,6 +152,6 @@ def _estimator(
     return VolumeNetwork(volume_mask, seed=seed), {}
 
 
-def _fewest_people(y: np.ndarray, people: Sequence[str]) -> int:
-    owners = np.asarray(people)
+def _fewest_families(y: np.ndarray, families: Sequence[str]) -> int:
+    owners = np.asarray(families)
     return min(len(set(owners[y == label])) for label in np.unique(y))

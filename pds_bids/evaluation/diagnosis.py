@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pds_bids.evaluation.classifiers import fit_nested, scores_of
 from pds_bids.evaluation.leakage import check_folds
@@ -35,6 +36,9 @@ class Cohort:
         ``(N, C)`` float; nan where unknown.
     volume_mask : ndarray, optional
         For features that are voxels.
+    families : tuple of str
+        Whose relative each row is: nobody is tested by a classifier that has seen a relative. Empty where
+        nobody has any.
     """
 
     blocks: Blocks
@@ -42,6 +46,7 @@ class Cohort:
     folds: np.ndarray
     covariates: np.ndarray
     volume_mask: np.ndarray | None = None
+    families: tuple[str, ...] = ()
     classes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +54,11 @@ class Cohort:
         object.__setattr__(self, "classes", tuple(sorted(set(self.labels.tolist()))))
         if len(self.classes) < 2:
             raise DataError(f"diagnosis: only {list(self.classes)} among the people; two groups are needed")
+
+    @property
+    def relatives(self) -> np.ndarray:
+        """``(N,)`` str: the family of each row, the person where there is none."""
+        return np.asarray(self.families or self.blocks.people)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +100,13 @@ class Prediction:
 
 
 def make_folds(
-    people: Sequence[str], labels: np.ndarray, n_folds: int, seed: int, *, patterns: Sequence[str] = ()
+    people: Sequence[str],
+    labels: np.ndarray,
+    n_folds: int,
+    seed: int,
+    *,
+    patterns: Sequence[str] = (),
+    families: Sequence[str] = (),
 ) -> np.ndarray:
     """Deal people out to folds, evenly by diagnosis and, where numbers allow, by what was acquired.
 
@@ -106,16 +122,18 @@ def make_folds(
         Master seed.
     patterns : sequence of str
         What each row has, for example ``bold``.
+    families : sequence of str
+        Whose relative each row is; by default nobody's.
 
     Returns
     -------
     ndarray
-        ``(N,)`` int; all rows of a person in one fold.
+        ``(N,)`` int; all rows of a family in one fold.
 
     Raises
     ------
     DataError
-        If a diagnosis has fewer than two people, or a person two diagnoses.
+        If a diagnosis has fewer than two people or families, or a person two diagnoses.
     """
     first = {person: row for row, person in reversed(list(enumerate(people)))}
     for person, label in zip(people, labels, strict=True):
@@ -125,22 +143,26 @@ def make_folds(
             )
     rows = np.array([first[person] for person in first])
     strata = labels[rows].astype(str)
-    names, counts = np.unique(strata, return_counts=True)
+    kin = np.asarray(families if len(families) else people)[rows]
+    names = np.unique(strata)
+    counts = np.array([len(set(kin[strata == name])) for name in names])
     fewest = int(counts.min())
     if fewest < FEWEST_PER_CLASS:
         few = ", ".join(names[counts < FEWEST_PER_CLASS].tolist())
         raise DataError(
-            f"diagnosis: fewer than {FEWEST_PER_CLASS} people with images in {few}; at least "
-            f"{FEWEST_PER_CLASS} are needed in each group"
+            f"diagnosis: fewer than {FEWEST_PER_CLASS} people with images in {few} (relatives count as "
+            f"one); at least {FEWEST_PER_CLASS} are needed in each group"
         )
     n_folds = min(n_folds, fewest)
     if len(patterns):
         finer = np.array([f"{a}/{b}" for a, b in zip(strata, np.asarray(patterns)[rows], strict=True)])
         if np.unique(finer, return_counts=True)[1].min() >= n_folds:
             strata = finer
-    splitter = StratifiedKFold(n_folds, shuffle=True, random_state=derive_seed(seed, "folds") % 2**32)
+    kinds: dict[str, Any] = {"shuffle": True, "random_state": derive_seed(seed, "folds") % 2**32}
+    has_relatives = len(set(kin)) < len(kin)
+    splitter = (StratifiedGroupKFold if has_relatives else StratifiedKFold)(n_folds, **kinds)
     fold_of = np.zeros(len(rows), int)
-    for fold, (_, test) in enumerate(splitter.split(strata, strata)):
+    for fold, (_, test) in enumerate(splitter.split(strata, strata, kin)):
         fold_of[test] = fold
     by_person = dict(zip(first, fold_of.tolist(), strict=True))
     return np.array([by_person[person] for person in people])
@@ -175,10 +197,12 @@ def predict(
     )
     train_rows, test_rows = (cohort.blocks.take(parts) for parts in (scheme.train, scheme.test))
     scores = np.full((len(y), len(cohort.classes)), np.nan)
-    people = np.asarray(cohort.blocks.people)
+    people, kin = np.asarray(cohort.blocks.people), cohort.relatives
     trained = []
     for fold in np.unique(cohort.folds):
-        train, test = can_train & (cohort.folds != fold), can_test & (cohort.folds == fold)
+        is_tested = cohort.folds == fold
+        # Folds may part relatives, as those of sites do.
+        train, test = can_train & ~np.isin(kin, kin[is_tested]), can_test & is_tested
         if not test.any() or _fewest(people[train], y[train], cohort.classes) < FEWEST_PER_CLASS:
             continue
         extra = _filled(cohort.covariates, train)
@@ -186,7 +210,7 @@ def predict(
             kind,
             np.concatenate([train_rows[train], extra[train]], 1),
             y[train],
-            people[train].tolist(),
+            kin[train].tolist(),
             n_covariates=extra.shape[1],
             imputation=scheme.imputation,
             volume_mask=cohort.volume_mask,

@@ -1,12 +1,14 @@
 """Controls of a diagnosis: no image at all, another site, permuted labels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pds_bids.evaluation.diagnosis import Cohort, make_folds, predict, source_only
 from pds_bids.evaluation.schemes import Blocks, Input, Origin, Scheme, default_schemes
+from pds_bids.exceptions import DataError
 from pds_bids.group.participants import Measured
 from pds_bids.group.rows import Question, describe_inputs, result_row
 from pds_bids.modalities import Modality
@@ -27,7 +29,7 @@ def covariates_alone(cohort: Cohort, question: Question) -> list[dict[str, Any]]
     table = np.where(np.isfinite(cohort.covariates), cohort.covariates, np.nan)
     parts = (Input(Modality.BOLD, Origin.ACQUIRED),)
     blocks = Blocks(cohort.blocks.people, {(Modality.BOLD, Origin.ACQUIRED): table})
-    alone = Cohort(blocks, cohort.labels, cohort.folds, np.zeros((len(table), 0)))
+    alone = replace(cohort, blocks=blocks, covariates=np.zeros((len(table), 0)))
     scheme = Scheme("covariates alone, no image", parts, parts)
     found = predict(alone, scheme, Classifier.LOGISTIC, seed=question.seed)
     row = result_row(scheme, found, Classifier.LOGISTIC, alone, question, family="control")
@@ -48,7 +50,7 @@ def cross_site(measured: Sequence[Measured], cohort: Cohort, question: Question)
         [known.index(sites[first[p]]) if sites[first[p]] else len(known) for p in cohort.blocks.people]
     )
     design, _ = question.people.design([p.label for p in measured], without=("site",))
-    across = Cohort(cohort.blocks, cohort.labels, folds, design)
+    across = replace(cohort, folds=folds, covariates=design)
     rows = []
     schemes = {s.name: s for s in default_schemes() if s.name in CHOSEN}
     found = {n: predict(across, s, kind, seed=question.seed) for n, s in schemes.items()}
@@ -110,7 +112,13 @@ def _permuted_accuracy(
     by_person = dict(zip(people, shuffled, strict=True))
     labels = np.array([by_person[person] for person in cohort.blocks.people])
     # New folds: those of the cohort balance the true diagnoses.
-    folds = make_folds(cohort.blocks.people, labels, question.n_folds, question.seed)
-    mixed = Cohort(cohort.blocks, labels, folds, cohort.covariates)
+    try:
+        folds = make_folds(
+            cohort.blocks.people, labels, question.n_folds, question.seed, families=cohort.families
+        )
+    except DataError:
+        # In this order all people of a diagnosis are relatives.
+        return float("nan")
+    mixed = replace(cohort, labels=labels, folds=folds)
     found = predict(mixed, scheme, kind, seed=question.seed)
     return float(found.is_right.mean()) if found.people else float("nan")

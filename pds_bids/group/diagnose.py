@@ -99,9 +99,12 @@ def diagnose(
         "+".join(sorted({str(s.scan.modality) for s in person.signals if not s.scan.is_synthetic}))
         for person in own
     ]
-    folds = make_folds(blocks.people, groups, question.n_folds, question.seed, patterns=patterns)
+    families = tuple(people.family_of(label) for label in labels)
+    folds = make_folds(
+        blocks.people, groups, question.n_folds, question.seed, patterns=patterns, families=families
+    )
     covariates, _ = people.design(labels)
-    cohort = Cohort(blocks, groups, folds, covariates)
+    cohort = Cohort(blocks, groups, folds, covariates, families=families)
     rows: list[dict[str, Any]] = []
     for kind in question.classifiers:
         if progress:
@@ -157,7 +160,7 @@ def _more_contrasts(
         if extra:
             parts = (Input(modality, Origin.ACQUIRED),)
             scheme = Scheme(f"acquired {modality} with {', '.join(extra)}", parts, parts)
-            wider = Cohort(blocks, cohort.labels, cohort.folds, cohort.covariates)
+            wider = replace(cohort, blocks=blocks)
             found = predict(wider, scheme, kind, seed=question.seed)
             rows.append(result_row(scheme, found, kind, wider, question))
     return rows

@@ -123,6 +123,7 @@ def _view(results: "Results", config: RunConfig) -> dict[str, Any]:
         "n_undiagnosed": sum(not results.people.group_of(person.label) for person in results.measured),
         "contrasts": {str(m): names for m, names in diagnosis.contrasts.items()} if diagnosis else {},
         "covariates": results.people.covariates,
+        "family_column": results.people.family_column,
         "config": config,
     }
 

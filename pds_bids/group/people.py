@@ -14,6 +14,8 @@ __all__ = ["DEFAULT_COVARIATES", "People", "read_people"]
 
 LOGGER = logging.getLogger("pds_bids.group")
 DEFAULT_COVARIATES = ("age", "sex", "site")
+#: Relatives; `pds-bids-phantom` makes several people of one head, and names it.
+FAMILY_COLUMNS = ("family_id", "family", "anatomy")
 #: More values than this are no categories.
 MOST_CATEGORIES = 30
 #: Numbers of sites are names: site 4 is not twice site 2.
@@ -34,12 +36,15 @@ class People:
         Columns to be regressed out.
     person_column : str
         Column that says who is the same person under several labels; empty for none.
+    family_column : str
+        Column that says who are relatives; empty for none.
     """
 
     table: pd.DataFrame
     group_column: str = ""
     covariates: tuple[str, ...] = ()
     person_column: str = ""
+    family_column: str = ""
 
     def group_of(self, label: str) -> str:
         """Return the diagnosis; empty where it is not known."""
@@ -48,6 +53,10 @@ class People:
     def person_of(self, label: str) -> str:
         """Return who a participant is: the label itself unless a column says otherwise."""
         return self._text(label, self.person_column) or f"sub-{label}"
+
+    def family_of(self, label: str) -> str:
+        """Return whose relative a participant is: nobody else's unless a column says otherwise."""
+        return self._text(label, self.family_column) or self.person_of(label)
 
     def site_of(self, label: str) -> str:
         """Return the site; empty where it is not known."""
@@ -98,6 +107,7 @@ def read_people(
     group_column: str,
     covariates: Sequence[str] | None = None,
     person_column: str = "",
+    family_column: str = "",
 ) -> People:
     """Read the table of participants.
 
@@ -111,6 +121,8 @@ def read_people(
         Columns to regress out; by default those of age, sex and site that are there and vary.
     person_column : str
         Column that names people with several labels.
+    family_column : str
+        Column that names relatives; by default the first of `FAMILY_COLUMNS` that is there and varies.
 
     Returns
     -------
@@ -126,14 +138,16 @@ def read_people(
     if not path.is_file():
         return People(pd.DataFrame())
     # With a missing value among them, whole numbers would be read as 1.0 and 2.0.
-    words = dict.fromkeys(("participant_id", "site", group_column, person_column), str)
+    words = dict.fromkeys(
+        ("participant_id", "site", group_column, person_column, family_column, *FAMILY_COLUMNS), str
+    )
     table = pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False, dtype=words)
     if "participant_id" not in table:
         raise UsageError(f"{path}: there is no column participant_id")
     table.index = pd.Index(table["participant_id"].astype(str).str.removeprefix("sub-"))
     if twice := sorted(set(table.index[table.index.duplicated()])):
         raise UsageError(f"{path}: {', '.join(twice[:5])} in more than one row")
-    named = [*(covariates or ()), *([person_column] if person_column else [])]
+    named = [*(covariates or ()), *[name for name in (person_column, family_column) if name]]
     if absent := [name for name in named if name not in table]:
         have = ", ".join(table.columns)
         raise UsageError(f"{path}: no column {', '.join(absent)}; there are: {have}")
@@ -151,7 +165,12 @@ def read_people(
     for name in covariates:
         if _has_too_many(table[name]):
             raise UsageError(f"{path}: covariate {name} has {table[name].nunique()} categories")
-    return People(table, group_column, tuple(covariates), person_column)
+    family_column = family_column or next(
+        # Where everybody is made of one head, it tells nobody apart.
+        (name for name in FAMILY_COLUMNS if name in table and table[name].nunique() > 1),
+        "",
+    )
+    return People(table, group_column, tuple(covariates), person_column, family_column)
 
 
 def _is_category(values: pd.Series) -> bool:

@@ -104,7 +104,9 @@ def analyse(config: RunConfig, tell: Callable[[str], None]) -> Results:
     """
     out = config.output_dir
     check_output_dir(out)
-    people = read_people(config.bids_dir, config.group_column, config.covariates, config.person_column)
+    people = read_people(
+        config.bids_dir, config.group_column, config.covariates, config.person_column, config.family_column
+    )
     listed = sorted(
         {path.name.removeprefix("sub-") for path in config.bids_dir.glob("sub-*") if path.is_dir()}
         | set(people.table.index)

@@ -167,7 +167,7 @@ def map_figure(
     figure.text(0.01, 1 - 0.3 / height, "Maps of everybody by parcel means", fontsize=13, weight="bold")
     grid = figure.subplots(max(len(maps), 1), len(methods), squeeze=False)
     figure.subplots_adjust(
-        left=0.05, right=0.985, top=1 - 0.75 / height, bottom=0.3 / height, hspace=0.2, wspace=0.1
+        left=0.05, right=0.86, top=1 - 0.75 / height, bottom=0.3 / height, hspace=0.2, wspace=0.1
     )
     everybody = sorted({group for own in groups.values() for group in own})
     for line, (name, planes) in zip(grid, maps.items(), strict=False):
@@ -186,7 +186,8 @@ def map_figure(
                     )  # fmt: skip
             axes.set_title(f"{name}, {method}", fontsize=9)
             axes.set(xticks=[], yticks=[])
-        line[-1].legend(fontsize=7, loc="best", framealpha=0.8, edgecolor="none")
+        # Beside the maps: a corner that is free in one cohort holds people in the next.
+        line[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return figure
 
 

@@ -94,6 +94,7 @@ OPTIONS = [
     ("--covariates age sex", "covariates", ("age", "sex")),
     ("--covariates", "covariates", ()),
     ("--person-column person", "person_column", "person"),
+    ("--family-column twins", "family_column", "twins"),
     ("--exclude-rejected", "exclude_rejected", True),
     ("--regions Hippocampus Angular", "regions", ("Hippocampus", "Angular")),
     ("--classifiers svm cnn", "classifiers", (Classifier.SVM, Classifier.CNN)),

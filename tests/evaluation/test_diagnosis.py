@@ -100,6 +100,31 @@ def test_nobody_is_trained_on_and_tested():
         Cohort(blocks, labels, np.arange(240) % 5, np.zeros((240, 0)))
 
 
+def test_relatives_are_not_on_both_sides():
+    # Twenty families of three who look alike and, by chance, have one diagnosis; nothing else is planted.
+    rng = np.random.default_rng(5)
+    families = tuple(f"head-{k // 3:02d}" for k in range(N))
+    labels = np.repeat(rng.permutation(["NC", "MCI", "AD"] * 6 + ["NC", "AD"]), 3)
+    pattern = np.repeat(rng.normal(size=(N // 3, N_FEATURES)), 3, axis=0)
+    people = tuple(f"sub-{k:02d}" for k in range(N))
+    rows = pattern + 0.3 * rng.normal(size=pattern.shape)
+    blocks, scheme = Blocks(people, {(BOLD, ACQUIRED): rows}), SCHEMES["acquired bold"]
+    none = np.zeros((N, 0))
+
+    def accuracy(folds, families=()):
+        cohort = Cohort(blocks, labels, folds, none, families=families)
+        return predict(cohort, scheme, Classifier.LDA, seed=0).is_right.mean()
+
+    apart, together = (make_folds(people, labels, 5, 0, families=kin) for kin in ((), families))
+    assert all(len(set(together[3 * k : 3 * k + 3])) == 1 for k in range(N // 3))
+    assert accuracy(apart) > 0.7
+    assert accuracy(together, families) < 0.45
+    # Folds of sites may part them: then relatives of who is tested are not trained on.
+    assert accuracy(np.arange(N) % 5, families) < 0.45
+    with pytest.raises(DataError, match="relatives"):
+        make_folds(people, labels, 5, 0, families=["one"] * N)
+
+
 def test_source_only_sees_the_sources_of_each_test_input():
     cohort = _cohort(2.0)
     singles = {m: predict(cohort, SCHEMES[f"acquired {m}"], Classifier.LOGISTIC, seed=1) for m in (BOLD, DWI)}

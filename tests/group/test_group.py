@@ -236,6 +236,20 @@ def test_columns_that_are_named_must_be_there(tmp_path):
     assert np.isnan(design[2]).all()
 
 
+def test_people_of_one_head_are_relatives_by_default(tmp_path):
+    head = "participant_id\tdiagnosis\tanatomy\ttwins\n"
+    table = head + "sub-01\tAD\thead_1\t1\nsub-02\tNC\thead_1\tn/a\nsub-03\tNC\thead_2\t1\n"
+    (tmp_path / "participants.tsv").write_text(table)
+    people = read_people(tmp_path, "diagnosis")
+    assert [people.family_of(label) for label in ("01", "02", "03")] == ["head_1", "head_1", "head_2"]
+    named = read_people(tmp_path, "diagnosis", family_column="twins")
+    assert [named.family_of(label) for label in ("01", "02", "03")] == ["1", "sub-02", "1"]
+    (tmp_path / "participants.tsv").write_text(table.replace("head_2", "head_1"))
+    assert read_people(tmp_path, "diagnosis").family_of("01") == "sub-01"
+    with pytest.raises(UsageError, match="cousins"):
+        read_people(tmp_path, "diagnosis", family_column="cousins")
+
+
 def test_numbers_of_sites_and_diagnoses_are_names(tmp_path):
     rows = [f"sub-{k:02d}\t{k % 3}\t{60 + k}\t{k % 4}" for k in range(1, 9)]
     path = tmp_path / "participants.tsv"
