@@ -55,8 +55,13 @@ def main() -> None:
     bundle = load_bundle(default_model_dir())
     chosen = choose(stream, args.participants)
     args.data.mkdir(parents=True, exist_ok=True)
-    rows = [f"sub-{k:02d}\t{g}\t{age:.1f}" for k, (_, g, age) in enumerate(chosen, 1)]
-    (args.data / "participants.tsv").write_text("\n".join(["participant_id\tdiagnosis\tage", *rows]) + "\n")
+    # People of one head are relatives; the level group keeps them in one fold by this column.
+    rows = [
+        f"sub-{k:02d}\t{group}\t{age:.1f}\t{stream.anatomy_of(index)}"
+        for k, (index, group, age) in enumerate(chosen, 1)
+    ]
+    header = "participant_id\tdiagnosis\tage\tanatomy"
+    (args.data / "participants.tsv").write_text("\n".join([header, *rows]) + "\n")
     write_dataset_files(args.out, args.data.resolve(), {"Name": "simulated people"})
     for k, (index, group, _) in enumerate(chosen):
         label = f"{k + 1:02d}"

@@ -140,9 +140,9 @@ def _as_it_went(plan: Plan, failures: dict[str, str]) -> Plan:
 
 
 def _template_origin(output_dir: Path) -> str:
-    for path in sorted(output_dir.glob("sub-*/**/*_qc.json")):
-        return str(json.loads(path.read_text()).get("template_origin", ""))
-    return ""
+    # Descriptions of the tables of the level group have the suffix, too, and no template.
+    contents = (json.loads(path.read_text()) for path in sorted(output_dir.glob("sub-*/**/*_qc.json")))
+    return next((str(content["template_origin"]) for content in contents if "template_origin" in content), "")
 
 
 def _summarise(plan: Plan, config: RunConfig, failures: dict[str, str]) -> None:

@@ -151,6 +151,10 @@ class PairStream:
             ",".join(person.name for person in people),
         )
 
+    def anatomy_of(self, index: int) -> str:
+        """Return the name of the head that a person is made of."""
+        return self._sampler(index).name
+
     def pair(self, index: int) -> Pair:
         """Simulate one pair.
 
@@ -164,7 +168,7 @@ class PairStream:
         Pair
             New tensors, except for the shared template.
         """
-        sampler = self._samplers[int(self._rng(index, "anatomy").integers(len(self._samplers)))]
+        sampler = self._sampler(index)
         fractions, maps, patient = self._person(index, sampler)
         tissue = draw_tissue(self._rng(index, "tissue"), spread=1.35)
         latents = self._latents(index, maps, fractions[:, Tissue.CORTEX])
@@ -216,6 +220,9 @@ class PairStream:
         shape, zooms = self._crop.shape, self._crop.zooms
         field = random_field_on(self.device, rng, shape, zooms, spacing_mm, count)
         return field.flatten(1)[:, self._rows]
+
+    def _sampler(self, index: int) -> AnatomySampler:
+        return self._samplers[int(self._rng(index, "anatomy").integers(len(self._samplers)))]
 
     def _person(
         self, index: int, sampler: AnatomySampler

@@ -223,7 +223,13 @@ def _read_session(
     figures: Iterable[FigureFile],
 ) -> Session:
     own = folder / f"ses-{label}" if label else folder
-    quality = sorted(path for datatype in ("func", "dwi") for path in own.glob(f"{datatype}/*_qc.json"))
+    # The level group leaves descriptions of its tables of parcels (`stat-coverage`) beside them.
+    quality = sorted(
+        path
+        for datatype in ("func", "dwi")
+        for path in own.glob(f"{datatype}/*_qc.json")
+        if "stat" not in parse_entities(path)
+    )
     synthetic = sorted(own.glob("func/*_desc-synthetic_boldref.nii.gz"))
     synthetic += sorted(own.glob("dwi/*_desc-synthetic_dwiref.nii.gz"))
     sidecars = [read_json(path.with_name(path.name.replace(".nii.gz", ".json"))) for path in synthetic]
