@@ -45,6 +45,9 @@ METHODS = (
 )
 # Packages whose outputs can replace steps of the preprocessing.
 DERIVATIVES = ("fmriprep", "qsiprep")
+#: Columns of ``participants.tsv`` that say who are relatives; `pds-bids-phantom` makes several people of one
+#: head, and names it.
+FAMILY_COLUMNS = ("family_id", "family", "anatomy")
 
 
 class AnalysisLevel(StrEnum):

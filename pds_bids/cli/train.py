@@ -117,7 +117,7 @@ def _show(config: RunConfig, preprocess: Callable[[RunConfig], int]) -> int:
 
 def _people(config: RunConfig, tree: Path, folder: Path) -> Any:
     from pds_bids.template import MODEL_GRID, get_template, load_template
-    from pds_bids.training.cohort import load_cohort, read_diagnoses
+    from pds_bids.training.cohort import load_cohort, read_diagnoses, read_families
     from pds_bids.training.data import Split
 
     split = Split.load(config.splits) if config.splits else None
@@ -134,6 +134,7 @@ def _people(config: RunConfig, tree: Path, folder: Path) -> Any:
         participants=config.participant_label,
         split=split,
         diagnoses=read_diagnoses(config.bids_dir),
+        families=read_families(config.bids_dir),
     )
 
 

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pds_bids.exceptions import UsageError
+from pds_bids.options import FAMILY_COLUMNS
 
 __all__ = ["DEFAULT_COVARIATES", "People", "read_people"]
 
 LOGGER = logging.getLogger("pds_bids.group")
 DEFAULT_COVARIATES = ("age", "sex", "site")
-#: Relatives; `pds-bids-phantom` makes several people of one head, and names it.
-FAMILY_COLUMNS = ("family_id", "family", "anatomy")
 #: More values than this are no categories.
 MOST_CATEGORIES = 30
 #: Numbers of sites are names: site 4 is not twice site 2.

@@ -19,13 +19,14 @@ from pds_bids.exceptions import DataError, NothingSelectedError, UsageError
 from pds_bids.imaging.grid import Grid
 from pds_bids.inference.prepare import scale_contrast
 from pds_bids.modalities import CONTRASTS, Contrast, Modality
+from pds_bids.options import FAMILY_COLUMNS
 from pds_bids.phantom.stream import template_channels
 from pds_bids.seeds import derive_seed
 from pds_bids.template import MODEL_GRID, Template
 from pds_bids.training.data import ContrastPair, Split, split_subjects
 from pds_bids.training.people import People
 
-__all__ = ["CohortPairs", "Visit", "find_visits", "load_cohort", "read_diagnoses"]
+__all__ = ["CohortPairs", "Visit", "find_visits", "load_cohort", "read_diagnoses", "read_families"]
 
 LOGGER = logging.getLogger("pds_bids.training")
 # What a visit needs; the registration's verdict stands in the quality files.
@@ -254,6 +255,7 @@ def load_cohort(
     participants: Sequence[str] = (),
     split: Split | None = None,
     diagnoses: dict[str, str] | None = None,
+    families: dict[str, str] | None = None,
 ) -> People:
     """Read who can be trained on, split by person, and write who was used and why others were not.
 
@@ -273,6 +275,8 @@ def load_cohort(
         Names as ``sub-01``; drawn at random by default.
     diagnoses : dict of str to str, optional
         By participant, for the weights of parcels.
+    families : dict of str to str, optional
+        By participant; relatives are not parted by a split that is drawn.
 
     Returns
     -------
@@ -290,7 +294,7 @@ def load_cohort(
     visits, unreadable = _readable(visits)
     left_out += unreadable
     names = sorted({visit.participant for visit in visits})
-    split = split or _drawn_split(tree, names, left_out, seed)
+    split = split or _drawn_split(tree, names, left_out, seed, families or {})
     part_of = {name: part for part, members in asdict(split).items() for name in members}
     absent = sorted(set(part_of) - set(names))
     if absent:
@@ -322,7 +326,9 @@ def load_cohort(
     )
 
 
-def _drawn_split(tree: Path, names: list[str], left_out: list[tuple[str, str]], seed: int) -> Split:
+def _drawn_split(
+    tree: Path, names: list[str], left_out: list[tuple[str, str]], seed: int, families: dict[str, str]
+) -> Split:
     """Return a random split of the people, of whom there must be enough."""
     if len(names) < FEWEST:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out[:10])
@@ -331,7 +337,9 @@ def _drawn_split(tree: Path, names: list[str], left_out: list[tuple[str, str]], 
             f"more. Left out: {reasons or 'nobody, the folder holds no outputs'}"
         )
     n_validation, n_test = (max(1, round(share * len(names))) for share in (VALIDATION_SHARE, TEST_SHARE))
-    return split_subjects(names, seed, n_validation, n_test)
+    # Where everybody is made of one head, it tells nobody apart.
+    kin = families if len({families.get(name, name) for name in names}) > 1 else None
+    return split_subjects(names, seed, n_validation, n_test, families=kin)
 
 
 def _readable(visits: Sequence[Visit]) -> tuple[list[Visit], list[tuple[str, str]]]:
@@ -358,12 +366,21 @@ def fingerprint(visits: Sequence[Visit]) -> str:
 
 def read_diagnoses(dataset: Path) -> dict[str, str]:
     """Return column ``diagnosis`` or ``group`` of ``participants.tsv``; empty where there is none."""
+    return _read_column(dataset, ("diagnosis", "group"))
+
+
+def read_families(dataset: Path) -> dict[str, str]:
+    """Return the first of `FAMILY_COLUMNS` in ``participants.tsv``; empty where there is none."""
+    return _read_column(dataset, FAMILY_COLUMNS)
+
+
+def _read_column(dataset: Path, names: Sequence[str]) -> dict[str, str]:
     try:
         with (dataset / "participants.tsv").open(newline="") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))
     except OSError:
         return {}
-    column = next((name for name in ("diagnosis", "group") if rows and name in rows[0]), None)
+    column = next((name for name in names if rows and name in rows[0]), None)
     if column is None:
         return {}
     return {row["participant_id"]: row[column] for row in rows if row.get(column) not in (None, "", "n/a")}

@@ -1,7 +1,7 @@
 """From pairs of people to the examples of every update: split, directions, dropout of inputs, mirroring."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -148,7 +148,14 @@ class Split:
         return split
 
 
-def split_subjects(names: Sequence[str], seed: int, n_validation: int = 2, n_test: int = 3) -> Split:
+def split_subjects(
+    names: Sequence[str],
+    seed: int,
+    n_validation: int = 2,
+    n_test: int = 3,
+    *,
+    families: Mapping[str, str] | None = None,
+) -> Split:
     """Split people, never images, at random.
 
     Parameters
@@ -158,7 +165,9 @@ def split_subjects(names: Sequence[str], seed: int, n_validation: int = 2, n_tes
     seed : int
         Seed of the split.
     n_validation, n_test : int
-        Sizes of the two held-out sets; the rest is for training.
+        Sizes of the two held-out sets, larger where a family is; the rest is for training.
+    families : mapping of str to str, optional
+        Family by name; relatives stay together, others are nobody's relatives.
 
     Returns
     -------
@@ -175,9 +184,21 @@ def split_subjects(names: Sequence[str], seed: int, n_validation: int = 2, n_tes
         raise UsageError("a person appears twice; a split would leak")
     if len(people) <= n_validation + n_test:
         raise UsageError(f"{len(people)} people do not suffice to hold out {n_validation} + {n_test}")
-    order = np.random.default_rng(derive_seed(seed, "split")).permutation(people)
-    test, validation, train = np.split(order, [n_test, n_test + n_validation])
-    return Split(*(tuple(sorted(map(str, part))) for part in (train, validation, test)))
+    members: dict[str, list[str]] = {}
+    for name in people:
+        members.setdefault((families or {}).get(name, name), []).append(name)
+    order = np.random.default_rng(derive_seed(seed, "split")).permutation(sorted(members))
+    test: list[str] = []
+    validation: list[str] = []
+    train: list[str] = []
+    for family in map(str, order):
+        part = test if len(test) < n_test else validation if len(validation) < n_validation else train
+        part += members[family]
+    if not train:
+        raise UsageError(
+            f"{len(members)} families do not suffice to hold out {n_validation} + {n_test} people"
+        )
+    return Split(*(tuple(sorted(part)) for part in (train, validation, test)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pds_bids.training.cohort import (
     fingerprint,
     load_cohort,
     read_diagnoses,
+    read_families,
 )
 from pds_bids.training.data import Split, make_example
 from pds_bids.training.statistics import parcel_weights
@@ -161,6 +162,23 @@ def test_parcels_in_which_diagnoses_differ_weigh_more(tmp_path, caplog):
     # A few people of a third group neither stop the others from counting nor count themselves.
     mixed = replace(many, atlas_indices=[*many.atlas_indices, 0], groups=[*many.groups, "MCI"])
     torch.testing.assert_close(parcel_weights(mixed, [1, 2, 3]), weights)
+
+
+def test_people_of_one_head_are_not_parted(tmp_path):
+    for number in range(1, 9):
+        write_person(tmp_path, f"{number:02d}")
+    table = tmp_path / "participants.tsv"
+    heads = {f"sub-{n:02d}": f"head_{(n - 1) // 2}" for n in range(1, 9)}
+    table.write_text("participant_id\tanatomy\n" + "".join(f"{k}\t{v}\n" for k, v in heads.items()))
+    families = read_families(tmp_path)
+    assert families == heads
+    for seed in range(6):
+        split = load_cohort(tmp_path, template(), seed, tmp_path / "people.tsv", families=families).split
+        kin = [{heads[name] for name in part} for part in (split.train, split.validation, split.test)]
+        assert sum(map(len, kin)) == 4
+    # One head for all tells nobody apart.
+    one = dict.fromkeys(heads, "template")
+    assert load_cohort(tmp_path, template(), 1, tmp_path / "people.tsv", families=one).split.train
 
 
 def test_no_diagnoses_no_weights(tree, tmp_path):

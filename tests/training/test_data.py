@@ -20,6 +20,21 @@ def test_split_is_by_person_and_exhaustive():
     assert split != split_subjects(names, seed=2)
 
 
+def test_split_keeps_relatives_together():
+    names = [f"p{i:02d}" for i in range(20)]
+    families = {name: f"head-{i // 3}" for i, name in enumerate(names[:18])}
+    for seed in range(10):
+        split = split_subjects(names, seed, families=families)
+        parts = [split.train, split.validation, split.test]
+        assert sorted(sum(parts, ())) == names
+        kin = [{families.get(name, name) for name in part} for part in parts]
+        assert sum(map(len, kin)) == len(set.union(*kin))
+        assert 2 <= len(split.validation) <= 4
+        assert 3 <= len(split.test) <= 5
+    with pytest.raises(UsageError, match="2 families"):
+        split_subjects(names, 1, families={name: f"head-{i // 10}" for i, name in enumerate(names)})
+
+
 def test_split_is_saved(tmp_path):
     split = split_subjects(list("abcdefg"), seed=1)
     split.save(tmp_path / "split.json")
