@@ -370,8 +370,9 @@ def read_diagnoses(dataset: Path) -> dict[str, str]:
 
 
 def read_families(dataset: Path) -> dict[str, str]:
-    """Return the first of `FAMILY_COLUMNS` in ``participants.tsv``; empty where there is none."""
-    return _read_column(dataset, FAMILY_COLUMNS)
+    """Return the first of `FAMILY_COLUMNS` in ``participants.tsv`` that varies, as the level group does."""
+    columns = (_read_column(dataset, (name,)) for name in FAMILY_COLUMNS)
+    return next((column for column in columns if len(set(column.values())) > 1), {})
 
 
 def _read_column(dataset: Path, names: Sequence[str]) -> dict[str, str]:

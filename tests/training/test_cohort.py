@@ -172,6 +172,9 @@ def test_people_of_one_head_are_not_parted(tmp_path):
     table.write_text("participant_id\tanatomy\n" + "".join(f"{k}\t{v}\n" for k, v in heads.items()))
     families = read_families(tmp_path)
     assert families == heads
+    with_one_family = table.read_text().replace("\n", "\t1\n").replace("anatomy\t1", "anatomy\tfamily_id")
+    table.write_text(with_one_family)
+    assert read_families(tmp_path) == heads
     for seed in range(6):
         split = load_cohort(tmp_path, template(), seed, tmp_path / "people.tsv", families=families).split
         kin = [{heads[name] for name in part} for part in (split.train, split.validation, split.test)]
