@@ -158,9 +158,9 @@ def make_folds(
         finer = np.array([f"{a}/{b}" for a, b in zip(strata, np.asarray(patterns)[rows], strict=True)])
         if np.unique(finer, return_counts=True)[1].min() >= n_folds:
             strata = finer
-    kinds: dict[str, Any] = {"shuffle": True, "random_state": derive_seed(seed, "folds") % 2**32}
+    shuffling: dict[str, Any] = {"shuffle": True, "random_state": derive_seed(seed, "folds") % 2**32}
     has_relatives = len(set(kin)) < len(kin)
-    splitter = (StratifiedGroupKFold if has_relatives else StratifiedKFold)(n_folds, **kinds)
+    splitter = (StratifiedGroupKFold if has_relatives else StratifiedKFold)(n_folds, **shuffling)
     fold_of = np.zeros(len(rows), int)
     for fold, (_, test) in enumerate(splitter.split(strata, strata, kin)):
         fold_of[test] = fold
