@@ -17,9 +17,11 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed
 from realism_figures import FIGURES, SHAPES, Look, figures, shapes
 from realism_phantoms import model_person, model_stream, native_person
 from realism_scans import real_looks
@@ -47,19 +49,23 @@ def measure(looks: list[Look]) -> Values:
 
 
 def figures_of_people(
-    make: Callable[[int], list[Look]], cache: Path, name: str, seed: int, count: int
+    make: Callable[[int], list[Look]], cache: Path, name: str, seed: int, count: int, n_processes: int = 1
 ) -> Values:
     """Return the figures of simulated people, those that `cache` has from there."""
     cache.mkdir(parents=True, exist_ok=True)
+    kept = [cache / f"{name}_{seed}_{index}.json" for index in range(count)]
+    missing = [index for index in range(count) if not kept[index].exists()]
+    Parallel(n_processes)(delayed(_keep_figures)(make, index, kept[index]) for index in missing)
     values: Values = defaultdict(dict)
-    for index in range(count):
-        kept = cache / f"{name}_{seed}_{index}.json"
-        if not kept.exists():
-            rows = [[*key, one] for key, found in measure(make(index)).items() for one in found.values()]
-            kept.write_text(json.dumps(rows))
-        for kind, figure, value in json.loads(kept.read_text()):
+    for index, path in enumerate(kept):
+        for kind, figure, value in json.loads(path.read_text()):
             values[kind, figure][f"phantom {index}"] = value
     return values
+
+
+def _keep_figures(make: Callable[[int], list[Look]], index: int, path: Path) -> None:
+    rows = [[*key, one] for key, found in measure(make(index)).items() for one in found.values()]
+    path.write_text(json.dumps(rows))
 
 
 def print_table(title: str, real: Values, simulated: Values) -> tuple[int, int]:
@@ -143,6 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n-heads", type=int, default=10, help="label maps to use")
     parser.add_argument("--people", type=int, default=50, help="simulated people")
     parser.add_argument("--seed", type=int, default=SEED, help="of the simulated people")
+    parser.add_argument("--nprocs", type=int, default=1, help="people simulated at the same time")
     parser.add_argument("--only", choices=("native", "model"), help="one population")
     parser.add_argument("--pictures", type=Path, help="file to draw into (PNG)")
     arguments = parser.parse_args(argv)
@@ -150,14 +157,16 @@ def main(argv: list[str] | None = None) -> int:
     real = real_looks(arguments.datasets, template, arguments.cache / "real")
     stream = model_stream(heads, template, arguments.seed)
     makers = {
-        "native": lambda index: native_person(heads, template, arguments.seed, index),
-        "model": lambda index: model_person(stream, template, index),
+        "native": partial(native_person, heads, template, arguments.seed),
+        "model": partial(model_person, stream, template),
     }
     counts = []
     for population, make in makers.items():
         if arguments.only in (None, population):
             people = arguments.cache / "people"
-            made = figures_of_people(make, people, population, arguments.seed, arguments.people)
+            made = figures_of_people(
+                make, people, population, arguments.seed, arguments.people, arguments.nprocs
+            )
             counts.append(print_table(population, measure(real[population]), made))
             if arguments.pictures:
                 path = arguments.pictures

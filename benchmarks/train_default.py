@@ -11,6 +11,7 @@ another bundle, which may know fewer contrasts. ``--score-only`` repeats the fig
 
 import argparse
 import json
+import os
 import sys
 from collections import defaultdict
 from dataclasses import replace
@@ -91,7 +92,8 @@ class CachedPairs:
         if not path.exists():
             made = self.pairs.pair(index)
             where = made.mask
-            partial = path.with_suffix(".partial.npz")
+            # Two bundles may be trained at once.
+            partial = path.with_suffix(f".{os.getpid()}.npz")
             np.savez(
                 partial,
                 mask=np.packbits(where),

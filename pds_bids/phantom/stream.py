@@ -45,6 +45,9 @@ _TARGET_BLUR_MM = 1.4
 # Canonical strength of the susceptibility field relative to solid pockets of air, and slice thickness.
 _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
 _MAX_FA = 0.85
+# Registered scans end within the template's brain: their outermost 3 mm hold more fluid and dura than the
+# label maps do, whose edge lies on that of the template.
+_SHRINK = 1.01
 # What the removal of a bias field takes for one (sigma, mm).
 _BROAD_MM = 25.0
 _N_ACQUIRED = len(ACQUIRED)
@@ -230,7 +233,7 @@ class PairStream:
         """Deform, mirror and age one head; return fractions, maps and illness near the brain."""
         rng = self._rng(index, "shape")
         mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1, 1])
-        linear = np.eye(3) + np.diag(rng.normal(0, 0.025, 3)) + rng.normal(0, 0.012, (3, 3))
+        linear = _SHRINK * np.eye(3) + np.diag(rng.normal(0, 0.025, 3)) + rng.normal(0, 0.012, (3, 3))
         shift = _MIDDLE_MM - linear @ _MIDDLE_MM + rng.normal(0, 0.8, 3)
         points = self._points @ self._on_device((linear @ mirror).T) + self._on_device(shift)
         for sd_mm, spacing_mm in ((rng.uniform(0.5, 2.2), 40.0), (rng.uniform(0.2, 0.9), 16.0)):
@@ -326,7 +329,7 @@ class PairStream:
         too, for registration is not perfect.
         """
         rng = self._rng(index, "mask")
-        share, wobble = rng.uniform(0.7, 1.0), self._field(rng, 15.0, 1)[0]
+        share, wobble = rng.uniform(0.85, 1.0), self._field(rng, 15.0, 1)[0]
         level, depth_mm, slope = rng.uniform(0.35, 0.55), rng.uniform(0, 40), np.tan(rng.normal(0, 0.15))
         mask = share * self._template_mask + (1 - share) * brain + 0.05 * wobble > level
         if rng.random() < 0.6:
@@ -337,7 +340,7 @@ class PairStream:
     def _bright(self, index: int, source: Tensor, mask: Tensor) -> Tensor:
         """Return what a mask of the BOLD or b = 0 image keeps: all but dark places at the surface."""
         rng = self._rng(index, "brightness")
-        channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.2, 0.45)
+        channel, level = (0, 2)[int(rng.integers(2))], rng.uniform(0.0, 0.25)
         smooth = self._blur(torch.stack([source[channel], mask.float()]), (4.0, 4.0, 4.0))
         image, depth = smooth.flatten(1)[:, self._rows]
         bright = source[channel] > level * source[channel][mask].median()

@@ -78,9 +78,10 @@ _RANGES: dict[Tissue, tuple[tuple[float, float], ...]] = {
     Tissue.WHITE: (
         (0.68, 0.76), (800, 1050), (70, 86), (40, 52), (0.70, 0.84), (0.33, 0.46), (0.6, 1.0),
     ),
-    # In sulci with vessels, pia and trabeculae: what an EPI voxel shows of the subarachnoid space.
+    # In sulci with vessels, pia and trabeculae: what an EPI voxel shows of the subarachnoid space. Pulsation
+    # dephases it as diffusion does.
     Tissue.CSF: (
-        (0.72, 0.92), (2600, 4300), (180, 700), (70, 250), (2.0, 2.9), (0.0, 0.06), (0.0, 0.1),
+        (0.72, 0.92), (2600, 4300), (180, 700), (70, 250), (2.4, 3.2), (0.0, 0.06), (0.0, 0.1),
     ),
     Tissue.VENTRICLE: (
         (0.97, 1.0), (3600, 4500), (800, 2000), (250, 800), (2.8, 3.2), (0.0, 0.05), (0.0, 0.05),
