@@ -25,13 +25,15 @@ from pds_bids.phantom.head_motion import draw_motion, rest2volumes
 from pds_bids.phantom.moving_head import head_lattice
 from pds_bids.phantom.person import Person, Scan, draw_person, scan
 from pds_bids.phantom.stream import PairStream
+from pds_bids.phantom.tissue import draw_tissue
 from pds_bids.seeds import derive_seed
 
 __all__ = ["model_person", "model_stream", "native_person"]
 
-# Voxels in plane and slice thickness, drawn evenly in their logarithm: 2 to 2.5 mm are as common as 3 to 4.
-BOLD_VOXELS_MM = (2.0, 4.0), (2.0, 4.4)
-DWI_VOXELS_MM = (1.8, 3.2), (1.8, 3.4)
+# Voxels in plane and slice thickness, drawn evenly in their logarithm: 2 to 2.5 mm are as common as 3 to 4,
+# and fast series have finer ones.
+BOLD_VOXELS_MM = (1.7, 4.0), (1.7, 4.4)
+DWI_VOXELS_MM = (1.5, 3.2), (1.5, 3.4)
 
 # Volumes of the real series are 10 to 20, of the phantoms as many; few poses and directions stand for all.
 N_BOLD, N_DWI, N_POSES, N_DIRECTIONS = (8, 24), (12, 24), 3, 6
@@ -41,14 +43,20 @@ NOISE = 0.002, 0.05
 SHARP, FILTERED = (0.3, 0.7), (0.3, 1.6)
 # Width of slices relative to their distance: gaps, and profiles that reach into the next slice.
 GAPPED, WIDE = (0.7, 1.1), (0.8, 1.5)
-# Scanners whose images have the receive field of the array.
-SHARE_RAW = 0.45
+# Scanners whose images have the receive field of the array, and where that ends: from half-way to the chin
+# to the middle of the head.
+SHARE_RAW, LOWEST_LOOPS = 0.5, (-0.6, 0.0)
+# Tissues vary as in the training stream; vessels more than in a cohort.
+TISSUE_SPREAD, VESSELS = 1.35, (0.4, 2.0)
+# From children of school age to large men; ratio of length to width of the head: half its range, beyond
+# that of a cohort.
+SIZE, LONG = (0.93, 1.05), 0.04
 # Fields of view: side of the square; 30 to 40 thick slices, or as many thin ones as cover the whole brain;
 # tilts in the manner of the line between the commissures.
 PLANE_MM, SLAB_MM, WHOLE_MM = (200, 256), (105, 140), (135, 190)
 SHARE_SLABS, TILT_DEG = 0.5, 8.0
 # Upper end of the field of view above the vertex: slabs that are to hold the cerebellum lose the vertex.
-TOP_MM = -14.0, 18.0
+TOP_MM = -20.0, 14.0
 # Off-resonance relative to solid pockets of air at 3 T after a second-order shim.
 SHIM = 0.4, 1.0
 # What shims of first and second order leave at 80 mm from the middle, each term: standard deviation in Hz.
@@ -58,7 +66,7 @@ HEAD_MM = (190.0, 240.0)
 # Ghost, and fat that its suppression left.
 GHOST, FAT = (0.0, 0.04), (0.0, 0.04)
 # Series whose volumes stay where they are, since no registration found them.
-SHARE_FAILED = 0.15
+SHARE_FAILED = 0.2
 
 
 def model_stream(heads: list[Anatomy], template: Template, seed: int) -> PairStream:
@@ -80,12 +88,13 @@ def model_person(stream: PairStream, template: Template, index: int) -> list[Loo
 def native_person(heads: list[Anatomy], template: Template, seed: int, index: int) -> list[Look]:
     """Return means of the cohort generator's series of one person, protocol and field of view drawn."""
     rng = np.random.default_rng(derive_seed(seed, "native", index))
-    person = draw_person(rng, heads[index % len(heads)])
+    person = _wider(rng, draw_person(rng, heads[index % len(heads)]))
     plan = draw_acquisition(rng, 0.0)
     epi = EpiOptions(
         phase_encoding=str(rng.choice(["j", "j-"])),
         field_strength=rng.uniform(*SHIM),
         coil=1.0 if rng.random() < SHARE_RAW else rng.uniform(0.1, 0.7),
+        lowest_loops=rng.uniform(*LOWEST_LOOPS),
         noise=0,
         oversampling=2,
     )
@@ -103,6 +112,17 @@ def native_person(heads: list[Anatomy], template: Template, seed: int, index: in
     readout = _readout(rng, epi, dwi_grid, (0.02, 0.06), FILTERED, WIDE)
     means = _dwi_means(rng, person, dwi_seen, plan.dwi, readout, dwi_grid)
     return looks + _looks(f"phantom {index}", means, dwi_grid, template)
+
+
+def _wider(rng: np.random.Generator, person: Person) -> Person:
+    """Draw tissues, vessels, size and form of a head from wider ranges than those of one cohort."""
+    stretch = np.exp(rng.uniform(-LONG, LONG) * np.array([-1, 1, 0]))
+    return replace(
+        person,
+        tissue=draw_tissue(rng, TISSUE_SPREAD),
+        vessels=rng.uniform(*VESSELS),
+        scanner2template=np.diag([*1 / (rng.uniform(*SIZE) * stretch), 1.0]) @ person.scanner2template,
+    )
 
 
 def _readout(

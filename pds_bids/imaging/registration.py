@@ -32,6 +32,7 @@ from pds_bids.imaging.stages import (
     centre_ras,
     deform_or_affine,
     find_pose,
+    in_view,
     refine_affine,
 )
 from pds_bids.imaging.tissues import Template, paint_epi
@@ -60,6 +61,8 @@ T1W_LIMITS = GateLimits()
 # Across contrasts the fine structure may be inverted: its sign says nothing.
 RIGID_LIMITS = GateLimits(correlation=-1.0)
 
+# Share of the template's brain below which an image counts as cropped.
+WHOLE_VIEW = 0.95
 # An image's own mask may exceed the registered template's by this: distortion and the mask's own error.
 AGREED_MARGIN_MM = 2.5
 # Fields of view of one session may be tilted against each other by twice this (36 degrees seen).
@@ -129,13 +132,27 @@ def register_epi_to_template(
     centres = centre_ras(template.mask, template.grid), centre_ras(mask, grid)
     pose = find_pose(sample, centres, effort, str(contrast))
     fixed = GreedyImage(painted, template.grid, near)
-    affine = refine_affine(fixed, moving, sample, pose, 12, effort)
+    affines = [refine_affine(fixed, moving, sample, pose, 12, effort)]
+    seen = in_view(template.grid, grid, pose)
+    if seen[template.mask].mean() < WHOLE_VIEW:
+        # A whole template pulls the cut surface of a brain out of view; one that is cut where the pose says
+        # errs as the pose does. Which of the two errs less differs from image to image: the fit decides.
+        cut = GreedyImage(np.where(seen, painted, 0), template.grid, near)
+        affines.append(refine_affine(cut, moving, sample, pose, 7, effort))
 
     def judged(template2native: PointMap, stage: str) -> Gate:
         limits = SLOPPY_LIMITS if sloppy else EPI_LIMITS
         return judge_epi(units, mask, grid, template, contrast, template2native, stage, limits)
 
-    return deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast))
+    found, failures = [], []
+    for affine in affines:
+        try:
+            found.append(deform_or_affine(fixed, moving, affine, judged, grid, effort, str(contrast)))
+        except RegistrationFailure as failure:
+            failures.append(failure)
+    if not found:
+        raise failures[0]
+    return max(found, key=lambda one: (one.gate.stage == "deformable", one.gate.correlation))
 
 
 def judge_epi(

@@ -33,6 +33,7 @@ __all__ = [
     "deform",
     "deform_or_affine",
     "find_pose",
+    "in_view",
     "inside_view",
     "refine_affine",
 ]

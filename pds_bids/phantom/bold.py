@@ -106,7 +106,7 @@ def bold_series(
         tr_s=protocol.tr_s,
         te_ms=protocol.te_ms,
     )
-    coil = coil_field(draw("coil"), grid, epi.coil)
+    coil = coil_field(draw("coil"), grid, epi.coil, epi.lowest_loops)
     sd = noise_sd(steady, epi.noise)
     noise = draw("noise", str(protocol.te_ms))
     coefficients = readout.prepare(steady)

@@ -11,7 +11,9 @@ __all__ = ["coil_field"]
 _HEAD_MM, _HEAD_TOP_MM = (75.0, 95.0, 80.0), 85.0
 
 
-def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> np.ndarray:
+def coil_field(
+    rng: np.random.Generator, grid: Grid, strength: float = 0.4, lowest: float = -0.55
+) -> np.ndarray:
     """Draw a receive field: the root of the sum of squares of an array of loops on a helmet.
 
     A loop of radius a receives from the distance d in proportion to ``(a^2 + d^2)^(-3/2)``, the field that it
@@ -27,6 +29,8 @@ def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> n
         that begins below the top of the grid.
     strength : float
         Exponent of the field: 1 as the array receives it, 0 even.
+    lowest : float
+        Height of the lowest loops on the helmet: 0 beside the middle of the head, -1 below it.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def coil_field(rng: np.random.Generator, grid: Grid, strength: float = 0.4) -> n
     # People lie more or less far up in the helmet, as their necks are long.
     points = (points - centre - rng.normal(0, [5, 6, 12])).astype(np.float32)
     # Loops over the sphere but below and around the neck, by the golden angle.
-    height = np.linspace(0.95, -0.55, int(rng.integers(16, 33)))
+    height = np.linspace(0.95, lowest, int(rng.integers(16, 33)))
     turn = np.arange(len(height)) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
     around = np.sqrt(1 - height**2)
     loops = np.stack([around * np.cos(turn), around * np.sin(turn), height], 1)

@@ -269,7 +269,7 @@ def dwi_series(
         fibres or draw("fibres"), person, seen, protocol, free_water=free_water, kurtosis=kurtosis
     )
     readout = Readout.of(seen, grid, epi, protocol.field_t)
-    coil = coil_field(draw("coil"), grid, epi.coil)
+    coil = coil_field(draw("coil"), grid, epi.coil, epi.lowest_loops)
     b0 = diffusion.water + diffusion.tissue
     sd, noise = noise_sd(b0, epi.noise), draw("noise")
     eddy_hz = np.zeros((len(bvals), 4)) if eddy is None else eddy.coefficients(bvals, bvecs_ras)

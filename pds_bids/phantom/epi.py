@@ -48,6 +48,8 @@ class EpiOptions:
         Off-resonance relative to solid pockets of air; 0: a perfect shim, no dropout.
     coil : float
         Strength of the receive field: 1 as an array of loops receives it, 0 even.
+    lowest_loops : float
+        Where the array ends below, from 0.9 to -0.9: 0 beside the middle of the head, -1 would be below it.
     noise : float
         Standard deviation of the thermal noise, relative to the mean signal of the head; 0: none.
     oversampling : int
@@ -69,6 +71,7 @@ class EpiOptions:
     slice_thickness_mm: float | None = None
     field_strength: float = 0.8
     coil: float = 0.4
+    lowest_loops: float = -0.55
     noise: float = 0.015
     oversampling: int = 2
     ghost: float = 0.01
@@ -80,6 +83,8 @@ class EpiOptions:
         for name in ("readout_s", "psf_voxels", "field_strength", "coil", "noise", "ghost", "fat"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not -0.9 <= self.lowest_loops <= 0.9:
+            raise UsageError(f"lowest_loops is {self.lowest_loops}; expected -0.9 to 0.9")
         if self.ghost > 1:
             raise UsageError(f"ghost is {self.ghost}; expected at most 1, where nothing else is seen")
         if self.oversampling < 1:

@@ -28,7 +28,7 @@ from pds_bids.imaging.registration import (
     to_itk_displacement,
     two_path_disagreement,
 )
-from pds_bids.imaging.stages import Effort, deform
+from pds_bids.imaging.stages import Effort, deform, deform_or_affine
 from pds_bids.imaging.tissues import Template, paint_epi
 from pds_bids.modalities import Contrast
 
@@ -189,6 +189,25 @@ def test_a_cropped_head_is_not_pulled_out_of_view(template: Template) -> None:
     seen = template.mask[..., :top]
     moved_mm = np.linalg.norm(there.points[..., :top, :] - GRID.points()[..., :top, :], axis=-1)
     assert np.percentile(moved_mm[..., -3:][seen[..., -3:]], 95) < 0.9
+
+
+@pytest.mark.parametrize(("n_slices", "n_paths"), [(48, 1), (27, 2)])
+def test_a_cropped_brain_takes_the_affine_that_fits_better(
+    n_slices: int, n_paths: int, template: Template, epi, monkeypatch
+) -> None:
+    """Whole and cut templates give two affines where the top is missing; a whole head has one."""
+    paths = []
+
+    def followed(*given):
+        paths.append(deform_or_affine(*given))
+        return paths[-1]
+
+    monkeypatch.setattr("pds_bids.imaging.registration.deform_or_affine", followed)
+    image, mask = (part[..., :n_slices] for part in epi)
+    view = NATIVE.crop((0, 0, 0), image.shape)
+    found = register_epi_to_template(image, mask, view, template, Contrast.B0, sloppy=True)
+    assert len(paths) == n_paths
+    assert found.gate.correlation == max(path.gate.correlation for path in paths)
 
 
 def test_a_slab_is_refused(template: Template, epi) -> None:
