@@ -23,7 +23,7 @@ from pds_bids.evaluation.baselines import Baselines, cubic_features, fit_baselin
 from pds_bids.evaluation.fidelity import score
 from pds_bids.imaging.parcels import parcel_means
 from pds_bids.inference.bundle import Bundle, load_bundle
-from pds_bids.inference.card import shipped_bundle
+from pds_bids.inference.card import CARD, shipped_bundle
 from pds_bids.inference.prepare import scale_to_mean
 from pds_bids.inference.synthesize import synthesize
 from pds_bids.modalities import ANATOMY, CONTRASTS, MAP_UNITS, TARGETS, Contrast, Direction
@@ -193,6 +193,23 @@ def print_tables(tables: Tables) -> None:
             print(f"    {person}: {cells}")
 
 
+def write_into_card(path: Path, tables: Tables, sources: str) -> None:
+    """Write PSNR and SSIM in the brain of every person into a model card."""
+    card = json.loads(path.read_text())
+    acquired = card["evaluation"].setdefault("acquired_people", {})
+    acquired["note"] = "benchmarks/real_pairs.py; cubic-others was fitted to the acquired images of the other"
+    for (direction, contrast), rows in tables.items():
+        acquired.setdefault(sources, {}).setdefault(direction, {})[contrast] = {
+            row: {
+                f"{metric} {person}": round(value, 3)
+                for metric in ("psnr_brain", "ssim_brain")
+                for person, value in scores[metric].items()
+            }
+            for row, scores in rows.items()
+        }
+    path.write_text(json.dumps(card, indent=2) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -204,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--into-card", action="store_true", help="also write them into the bundle's card")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     people = [
@@ -213,11 +231,14 @@ def main(argv: list[str] | None = None) -> int:
         print("no person has both modalities: nothing to compare", file=sys.stderr)
         return 1
     folder = Path(arguments.bundle)
-    bundle = load_bundle(folder if folder.is_dir() else shipped_bundle(arguments.bundle))
+    folder = folder if folder.is_dir() else shipped_bundle(arguments.bundle)
+    bundle = load_bundle(folder)
     tables = compare(people, bundle, arguments.cache, with_t1w=arguments.t1w, pictures=arguments.pictures)
     print_tables(tables)
     if arguments.json:
         arguments.json.write_text(json.dumps({" ".join(key): rows for key, rows in tables.items()}, indent=1))
+    if arguments.into_card:
+        write_into_card(folder / CARD, tables, "with T1w" if arguments.t1w else "without T1w")
     return 0
 
 
