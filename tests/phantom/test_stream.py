@@ -347,13 +347,14 @@ def test_real_scans_look_like_sources(tmp_path):
     real = realism.measure(realism.real_looks(datasets, template, cache / "real", sloppy=True)["model"])
     stream = realism.model_stream(heads, template, realism.SEED)
     people = partial(realism.model_person, stream, template)
-    made = realism.figures_of_people(people, tmp_path / "people", "model", realism.SEED, 24)
+    made = realism.figures_of_people(people, tmp_path / "people", "model", realism.SEED, 48)
     outside = []
     for key, known in real.items():
         values = np.array(list(made[key].values()))
-        # Of 24 people the extremes stand for what is drawn; a tenth more for the chance of 24.
+        # The extremes of 48 people stand for what is drawn, and a twentieth more for chance: of the first 24
+        # none has a DWI as bright in grey matter as one in 25 of the stream has.
         low, high = np.nanmin(values), np.nanmax(values)
-        margin = 0.1 * (high - low)
+        margin = 0.05 * (high - low)
         outside += [(*key, n, v) for n, v in known.items() if not low - margin <= v <= high + margin]
     assert len(real["b0", "csf/wm"]) >= 1
     # Contrasts of tissues and shapes of brains are those of life. Anatomies are on a 2 mm lattice, so that
