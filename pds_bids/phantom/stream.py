@@ -46,7 +46,8 @@ _TARGET_BLUR_MM = 1.4
 _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
 _MAX_FA = 0.85
 # Registered scans end within the template's brain: their outermost 3 mm hold more fluid and dura than the
-# label maps do, whose edge lies on that of the template.
+# label maps do, whose edge lies on that of the template. Points of the template are looked up this much
+# farther out in the head.
 _SHRINK = 1.01
 # What the removal of a bias field takes for one (sigma, mm).
 _BROAD_MM = 25.0
