@@ -63,7 +63,6 @@ LIMITS = [
     "Units of the in-brain mean: absolute scale is not predicted, and the target is one canonical protocol.",
     "Inherits what misregistration and distortion do to the source.",
     "FA and MD from BOLD are those of the anatomy: what fibres a person has is not in a mean BOLD image.",
-    "MD mixes tissue and fluid otherwise than a fitted tensor does: too high in sulci and at the surface.",
     "Pathology that the label maps do not hold (tumours, strokes, resections) will be painted over.",
     "The standard deviation is calibrated on simulated people and is optimistic for acquired ones.",
     "For research; not for diagnosis.",

@@ -295,15 +295,34 @@ def b0_signal(properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI) -> 
     return spin_echo(p[..., _PD], p[..., _T1], p[..., _T2], tr_ms=1000 * protocol.tr_s, te_ms=protocol.te_ms)
 
 
-def dwi_signal(properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI) -> np.ndarray:
-    """Return the mean over all directions of the diffusion-weighted signal; arguments as `bold_signal`.
+def dwi_signal(
+    properties: np.ndarray, protocol: DwiProtocol = CANONICAL_DWI, cosine2: float | None = None
+) -> np.ndarray:
+    """Return the diffusion-weighted signal.
 
-    The tensor's powder average, times ``exp((b MD)^2 K / 6)`` for the kurtosis K of the tissue.
+    That of the tensor, times ``exp((b MD)^2 K / 6)`` for the kurtosis K of the tissue.
+
+    Parameters
+    ----------
+    properties, protocol
+        As of `bold_signal`.
+    cosine2 : float, optional
+        Squared cosine of the angle between gradient and fibres; None: mean over all directions.
+
+    Returns
+    -------
+    ndarray
+        ``properties.shape[:-1]``, relative to fully relaxed water.
     """
     b = protocol.bval_s_mm2 / 1000  # ms / um^2, so that b MD has no unit
     md, fa = properties[..., _MD], properties[..., _FA]
+    parallel, perpendicular = axial_diffusivities(md, fa)
+    if cosine2 is None:
+        decay = powder_average(b, parallel, perpendicular)
+    else:
+        decay = np.exp(-b * (perpendicular + (parallel - perpendicular) * cosine2))
     kurtosis = np.exp(np.minimum(b * md, _MAX_ATTENUATION) ** 2 * properties[..., _KURTOSIS] / 6)
-    return b0_signal(properties, protocol) * powder_average(b, *axial_diffusivities(md, fa)) * kurtosis
+    return b0_signal(properties, protocol) * decay * kurtosis
 
 
 def t1w_signal(properties: np.ndarray, protocol: MprageProtocol | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.tissues import Template
 from pds_bids.phantom import contrast, degrade
 from pds_bids.phantom.anatomy import Anatomy
+from pds_bids.phantom.canonical import canonical_signals, target_of, within_physics
 from pds_bids.phantom.demographics import Traits
 from pds_bids.phantom.fields import random_field_on
 from pds_bids.phantom.pair import (
@@ -28,7 +29,7 @@ from pds_bids.phantom.pair import (
 )
 from pds_bids.phantom.patients import Patient, Patients, draw_patient_traits, thin_cortex
 from pds_bids.phantom.sampling import AnatomySampler
-from pds_bids.phantom.tissue import LATENTS, PROPERTIES, Latent, Tissue, TissueProperties, draw_tissue
+from pds_bids.phantom.tissue import LATENTS, Latent, Tissue, TissueProperties, draw_tissue
 from pds_bids.seeds import derive_seed
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
 _TARGET_BLUR_MM = 1.4
 # Canonical strength of the susceptibility field relative to solid pockets of air, and slice thickness.
 _TARGET_DROPOUT, _TARGET_SLICE_MM = 0.55, 3.0
-_MAX_FA = 0.85
 # Registered scans end within the template's brain: their outermost 3 mm hold more fluid and dura than the
 # label maps do, whose edge lies on that of the template. Points of the template are looked up this much
 # farther out in the head.
@@ -180,8 +180,7 @@ class PairStream:
         if patient:
             latents[1:] += patient.latents
         images = self._images(tissue, plan, fractions, latents)
-        n_source = len(SOURCE_CHANNELS)
-        source, target = images[:n_source], images[n_source : n_source + _N_ACQUIRED]
+        source, target = images.tensor_split([len(SOURCE_CHANNELS)])
         if patient:
             level = patient.bold_level(fractions)
             source[0] *= level
@@ -190,8 +189,7 @@ class PairStream:
         target[0] *= _left(gradient * _TARGET_DROPOUT, contrast.CANONICAL_BOLD.te_ms, _TARGET_SLICE_MM)
         source[0] *= _left(gradient * plan.field_strength, plan.bold.te_ms, plan.slice_mm)
         mask = self._mask(index, maps["brain"])
-        fa, md = images[n_source + _N_ACQUIRED :]
-        target = self._canonical(target, fa, md, fractions)
+        target = self._canonical(target)
         source = self._acquire(index, plan, source, maps["field_hz"], mask)
         if not plan.arbitrary:
             mask &= self._bright(index, source, mask)
@@ -278,23 +276,15 @@ class PairStream:
     ) -> Tensor:
         """Return undistorted images at the points near the brain, ``(9, N)``.
 
-        Source, acquired part of the target, then FA and MD times the share of the voxel that is not air.
+        Source, then `canonical_signals`.
         """
         bold, *dwi = contrast.signals(plan.bold, plan.dwi)
-        canonical_bold, *canonical_dwi = contrast.signals(contrast.CANONICAL_BOLD, contrast.CANONICAL_DWI)
-        flowing, canonical_flow = (
-            contrast.inflow_factors(inflow) for inflow in (plan.inflow, contrast.CANONICAL_BOLD.inflow)
-        )
-        t1w = partial(contrast.t1w_signal, protocol=plan.t1w)
-        fa, md = (PROPERTIES.index(name) for name in ("fa", "md_um2_ms"))
+        flowing = contrast.inflow_factors(plan.inflow)
         signals: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
             lambda p: bold(p * flowing),
             *dwi,
-            t1w,
-            lambda p: canonical_bold(p * canonical_flow),
-            *canonical_dwi,
-            lambda p: p[..., fa],
-            lambda p: p[..., md],
+            partial(contrast.t1w_signal, protocol=plan.t1w),
+            *canonical_signals(),
         )
         tables = [contrast.linearise(signal, tissue) for signal in signals]
         for channel, levels in plan.arbitrary.items():
@@ -306,22 +296,10 @@ class PairStream:
             images.addcmul_(term @ fractions.T, latent)
         return images.clamp_(min=0)
 
-    def _canonical(self, images: Tensor, fa: Tensor, md: Tensor, fractions: Tensor) -> Tensor:
-        """Blur the target, ``(5, N)``.
-
-        FA and MD are those of the mean tensor of what the point spread covers, weighted by signal at b = 0,
-        as if the fibres in it had one direction.
-        """
-        share = fractions.sum(1).clamp(min=1e-3)
-        fa, md = (fa / share).clamp(0, _MAX_FA), md / share
-        # Of a cylindrical tensor: parallel MD (1 + 2 k), perpendicular MD (1 - k).
-        k = fa / (3 - 2 * fa**2).sqrt()
-        b0 = images[-1]
-        moments = self._blur(torch.cat([images, torch.stack([b0 * md, b0 * md * k])]), (_TARGET_BLUR_MM,) * 3)
-        moments = moments.flatten(1)[:, self._rows]
-        mean = moments[3] / moments[2].clamp(min=1e-6)
-        k = moments[4] / moments[3].clamp(min=1e-6)
-        return torch.cat([moments[:3], torch.stack([(3 * k**2 / (1 + 2 * k**2)).sqrt(), mean])])
+    def _canonical(self, images: Tensor) -> Tensor:
+        """Blur the canonical signals; return the target, ``(5, N)``."""
+        blurred = self._blur(within_physics(images), (_TARGET_BLUR_MM,) * 3)
+        return target_of(blurred.flatten(1)[:, self._rows])
 
     def _mask(self, index: int, brain: Tensor) -> Tensor:
         """Return a brain mask at the points near the brain, with small errors and a limited field of view.

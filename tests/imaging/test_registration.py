@@ -348,6 +348,23 @@ def test_real_b0_registers(name: str, tmp_path: Path) -> None:
     assert gate.mask_dice > 0.93
 
 
+@pytest.mark.parametrize("cut_mm", [10.0, 50.0])
+def test_a_t1w_image_cut_too_far_is_refused(cut_mm: float, tmp_path: Path) -> None:
+    """The template's own T1w brain, less slices at the top: 1% and 28% of the brain."""
+    from pds_bids.template import RES02_GRID, get_template, load_template
+
+    model = load_template(get_template(tmp_path), RES02_GRID)
+    top = np.flatnonzero(model.mask.any((0, 1)))[-1] - round(cut_mm / RES02_GRID.zooms[2])
+    shape = (*RES02_GRID.shape[:2], top)
+    image = (model.t1w * model.mask)[..., :top]
+    if cut_mm < 20:
+        found = register_t1w_to_template(image, RES02_GRID.crop((0, 0, 0), shape), model, sloppy=True)
+        assert found.gate.passed
+    else:
+        with pytest.raises(RegistrationFailure, match=r"8\d% of the brain are in its field of view"):
+            register_t1w_to_template(image, RES02_GRID.crop((0, 0, 0), shape), model, sloppy=True)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("name", "most_ml"),

@@ -111,10 +111,10 @@ def test_places_that_physics_makes_dark():
 
 def test_physics_needs_no_range():
     """How dark the pallidum is, the people of the training do not decide; without any, nothing is said."""
-    figures = {Contrast.DWI: {"pallidum_to_grey": 1.3}}
+    figures = {Contrast.DWI: {"pallidum_to_grey": 1.5}}
     (oddity,) = find_oddities(figures, {"dwi": {"spread": [0, 1]}})
     assert (
-        "source dwi: pallidum over grey matter is 1.30, expected at most 1.05; is it another kind" in oddity
+        "source dwi: pallidum over grey matter is 1.50, expected at most 1.25; is it another kind" in oddity
     )
     assert widened_by(figures, {"dwi": {"spread": [0, 1]}}) == pytest.approx(2)
     assert not find_oddities(figures, {})

@@ -59,6 +59,15 @@ def test_powder_average_is_the_mean_over_directions(b, fa):
     assert contrast.powder_average(b, parallel, perpendicular) == pytest.approx(brute, rel=1e-4)
 
 
+def test_dwi_along_every_direction_averages_to_the_mean_over_directions():
+    tissue = draw_tissue().at(np.zeros(5))
+    along = [contrast.dwi_signal(tissue, cosine2=cosine2) for cosine2 in many_directions(2000)[:, 2] ** 2]
+    np.testing.assert_allclose(np.mean(along, 0), contrast.dwi_signal(tissue), rtol=1e-3)
+    # Along the fibres, where diffusion is fastest, least is left.
+    across, parallel = (contrast.dwi_signal(tissue, cosine2=c)[Tissue.WHITE] for c in (0.0, 1.0))
+    assert parallel < 0.6 * across
+
+
 def test_kurtosis_raises_the_signal_of_strong_weighting_only():
     plain, heavy = draw_tissue().at(np.zeros(5)), draw_tissue().at(np.zeros(5))
     plain[:, -1] = 0

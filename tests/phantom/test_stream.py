@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dipy.core.gradients import gradient_table as dipy_table
+from dipy.reconst.dti import TensorModel
 from scipy import ndimage
 
 from pds_bids.exceptions import DataError, GeometryError
 from pds_bids.imaging.grid import Grid
 from pds_bids.phantom import degrade
 from pds_bids.phantom import stream as stream_module
-from pds_bids.phantom.contrast import axial_diffusivities
+from pds_bids.phantom.contrast import b0_signal, dwi_signal, linearise
+from pds_bids.phantom.gradients import spread_directions
 from pds_bids.phantom.stream import (
     PROTOCOL_NUMBERS,
     SOURCE_CHANNELS,
@@ -120,35 +123,42 @@ def test_contrasts_of_the_target(pairs, model_template):
     assert ratio[4] > 2.5
 
 
-def test_fa_and_md_are_those_of_the_planted_tensor(anatomy, model_template, monkeypatch):
-    # Recomputed with 3 x 3 tensors, SciPy's Gaussian and eigenvalues instead of moments of one axis.
+def test_fa_and_md_are_what_a_tensor_fit_finds(anatomy, model_template, monkeypatch):
+    # A series of 30 directions through the same head, smoothed by SciPy and fitted by dipy.
     stream = PairStream([anatomy], seed=3, template=model_template)
     seen = {}
-    canonical = PairStream._canonical
+    images_of = PairStream._images
 
-    def spy(self, target, fa, md, fractions):
-        share = fractions.sum(1).clamp(min=1e-3)
-        seen.update(b0=target[-1].clone(), fa=(fa / share).clamp(0, 0.85), md=md / share)
-        return canonical(self, target, fa, md, fractions)
+    def spy(self, tissue, plan, fractions, latents):
+        seen.update(tissue=tissue, fractions=fractions.numpy(), latents=latents.numpy())
+        return images_of(self, tissue, plan, fractions, latents)
 
-    monkeypatch.setattr(PairStream, "_canonical", spy)
+    monkeypatch.setattr(PairStream, "_images", spy)
     pair = stream.pair(0)
-    b0, fa, md = (seen[name].numpy().astype(float) for name in ("b0", "fa", "md"))
-    parallel, across = axial_diffusivities(md, fa)
+    directions = spread_directions(30)
     axis = np.array([2.0, 1.0, 2.0]) / 3
-    tensors = across[:, None, None] * np.eye(3) + (parallel - across)[:, None, None] * np.outer(axis, axis)
-    volume = np.zeros((*stream.grid.shape, 10))
     x, y, z = stream._voxels.numpy().T + np.array([[s.start] for s in stream._box])
-    volume[x, y, z] = np.concatenate([(b0[:, None, None] * tensors).reshape(-1, 9), b0[:, None]], 1)
     sigma = 1.4 / stream.grid.zooms[0]
-    smooth = ndimage.gaussian_filter(volume, (sigma, sigma, sigma, 0), truncate=5)
     mask = pair.mask.numpy()
-    eigenvalues = np.linalg.eigvalsh((smooth[mask][:, :9] / smooth[mask][:, 9:]).reshape(-1, 3, 3))
-    mean = eigenvalues.mean(1)
-    spread = ((eigenvalues - mean[:, None]) ** 2).sum(1)
-    want_fa = np.sqrt(1.5 * spread / (eigenvalues**2).sum(1))
-    np.testing.assert_allclose(pair.target[4].numpy()[mask], mean, rtol=2e-3)
-    np.testing.assert_allclose(pair.target[3].numpy()[mask], want_fa, atol=2e-3)
+
+    def smooth(signal):
+        table = linearise(signal, seen["tissue"])
+        volume = np.zeros(stream.grid.shape)
+        volume[x, y, z] = np.maximum(np.einsum("kn,nt,tk->n", seen["latents"], seen["fractions"], table), 0)
+        return ndimage.gaussian_filter(volume, sigma, truncate=5)[mask]
+
+    series = [smooth(b0_signal)]
+    series += [smooth(partial(dwi_signal, cosine2=(g @ axis) ** 2)) for g in directions]
+    gradients = dipy_table(np.r_[0, np.full(30, 1.0)], bvecs=np.r_[np.zeros((1, 3)), directions])
+    fit = TensorModel(gradients, fit_method="WLS").fit(np.stack(series, 1))
+    _, dwi, _, fa, md = pair.target.numpy()[:, mask]
+    np.testing.assert_allclose(md, fit.md, rtol=0.01)
+    np.testing.assert_allclose(fa, fit.fa, atol=0.01)
+    mean = np.mean(series[1:], 0)
+    np.testing.assert_allclose(dwi, mean / mean.mean(), rtol=0.01)
+    # Half fluid, half tissue: the fit follows the tissue, which is brighter then.
+    assert md.max() > 2.4
+    assert np.median(md) < 1.1
 
 
 def test_mask_is_near_the_template_but_not_the_same(pairs, model_template):
